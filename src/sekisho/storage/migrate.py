@@ -1,0 +1,51 @@
+"""Bringing a database's schema to what this version needs, and asking whether it is there."""
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from sekisho.storage.engine import Database
+
+_FOLDER: Final = Path(__file__).parent / "migrations"
+_ADVISORY_LOCK: Final = 0x53454B49  # "SEKI": two upgrades at once would both create the tables
+
+
+def head() -> str:
+    """The revision that this version of the code needs."""
+    revision = ScriptDirectory(str(_FOLDER)).get_current_head()
+    assert revision is not None, "the package carries no migrations"
+    return revision
+
+
+async def current(database: Database) -> str | None:
+    """The revision that the database has; None for an empty one. Raises ``StorageUnavailable``."""
+    async with database.connection() as connection:
+        return await connection.run_sync(_current)
+
+
+async def upgrade(database: Database) -> None:
+    """Runs what is missing, in one transaction: afterwards all of it is there, or none. Raises ``StorageUnavailable``.
+
+    Safe to call from several nodes at once.
+    """
+    async with database.connection() as connection:
+        if not database.is_sqlite:
+            await connection.execute(text("SET LOCAL statement_timeout = 0"))  # an index may take its time
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        await connection.run_sync(_upgrade)
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

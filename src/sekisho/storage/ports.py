@@ -1,0 +1,252 @@
+"""What the services need of a database, in their words. Everything happens inside a transaction."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+MICROSECONDS = 1_000_000
+
+
+class Cause(StrEnum):
+    """Why a session ended. Every ended session has one."""
+
+    LOGOUT = "logout"
+    LOGOUT_ALL = "logout_all"
+    ENDED_BY_USER = "ended_by_user"
+    EXPIRED = "expired"
+    EVICTED = "evicted"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a cause, not a password
+    USER_DISABLED = "user_disabled"
+    THEFT = "theft"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """An account."""
+
+    id: UUID
+    email: str
+    email_canonical: str
+    password_hash: str = field(repr=False)
+    roles: tuple[str, ...]
+    created_at_us: int
+    disabled_at_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A session's row, with its user's roles. ``salt`` makes its refresh tokens."""
+
+    id: UUID
+    user_id: UUID
+    roles: tuple[str, ...]
+    user_disabled: bool
+    created_at_us: int
+    idle_ends_at_us: int
+    ends_at_us: int
+    generation: int
+    branch: int
+    parent_branch: int | None
+    made_at_us: int
+    handed_out_at_us: int
+    salt: bytes = field(repr=False)
+    last_address: str
+    last_user_agent: str
+    ended_at_us: int | None
+    cause: str | None
+
+    def is_over(self, now_us: int) -> bool:
+        """Whether it has ended or run into one of its limits."""
+        return self.ended_at_us is not None or now_us >= min(self.idle_ends_at_us, self.ends_at_us)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotationWrite:
+    """What a refresh changes in a session's row."""
+
+    generation: int
+    branch: int
+    parent_branch: int | None
+    made_at_us: int
+    handed_out_at_us: int
+    idle_ends_at_us: int
+    last_address: str
+    last_user_agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A session that a transaction has ended: what the revocation feed must hear of after the commit."""
+
+    session_id: UUID
+    user_id: UUID | None
+    cause: Cause
+    lapses_at_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheftRecord:
+    """Both presentations of a theft, as the row in ``thefts``."""
+
+    session_id: UUID
+    user_id: UUID
+    at_us: int
+    generation: int
+    branch: int
+    address: str
+    user_agent: str
+    current_generation: int
+    current_branch: int
+    current_since_us: int
+    current_address: str
+    current_user_agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevocationRow:
+    """A row that the nodes follow by id."""
+
+    id: int
+    session_id: UUID
+    lapses_at_us: int
+
+
+class Users(Protocol):
+    """Accounts."""
+
+    async def add(self, user: User) -> bool:
+        """False when the canonical address is taken."""
+        ...
+
+    async def by_email(self, email_canonical: str) -> User | None: ...  # noqa: D102
+
+    async def by_id(self, user_id: UUID) -> User | None: ...  # noqa: D102
+
+    async def locked(self, user_id: UUID) -> User | None:
+        """The row, held against other writers until the transaction ends."""
+        ...
+
+    async def set_password_hash(self, user_id: UUID, password_hash: str, *, changed_at_us: int | None) -> None:
+        """``changed_at_us`` None: the same password, hashed anew."""
+        ...
+
+    async def disable(self, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
+
+    async def page(self, *, after: str, limit: int) -> Sequence[User]:
+        """The accounts whose canonical address comes after ``after``, in order."""
+        ...
+
+
+class Sessions(Protocol):
+    """Sessions, and their ending, which always appends a revocation."""
+
+    async def add(self, session: Session) -> None: ...  # noqa: D102
+
+    async def find(self, session_id: UUID) -> Session | None: ...  # noqa: D102
+
+    async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
+        """Live sessions, the one used last first."""
+        ...
+
+    async def rotate(
+        self,
+        session_id: UUID,
+        *,
+        generation: int,
+        branch: int,
+        window_us: int,
+        idle_us: int,
+        address: str,
+        user_agent: str,
+    ) -> Session | None:
+        """The ordinary refresh in one statement: rotates if every condition of *rotate* holds, else None.
+
+        ``made_at_us`` of the returned row is the time of the statement.
+        """
+        ...
+
+    async def write_rotation(self, read: Session, write: RotationWrite) -> bool:
+        """Writes what ``rotation.decide`` said, if the row still is as ``read``."""
+        ...
+
+    async def end(
+        self,
+        *,
+        cause: Cause,
+        now_us: int,
+        lapses_at_us: int,
+        session_ids: Sequence[UUID] | None = None,
+        user_id: UUID | None = None,
+        unchanged_since: Session | None = None,
+    ) -> Sequence[Ended]:
+        """Ends the live ones among these and appends a revocation for each; gives those that it ended."""
+        ...
+
+    async def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
+        """Ends sessions that ran into a limit without anyone noticing."""
+        ...
+
+    async def record_theft(self, theft: TheftRecord) -> None: ...  # noqa: D102
+
+    async def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]: ...  # noqa: D102
+
+    async def purge_ended(self, *, ended_before_us: int) -> int:
+        """Deletes rows of sessions that ended before this time; gives their number."""
+        ...
+
+
+class Revocations(Protocol):
+    """The table that every node follows."""
+
+    async def append(self, session_id: UUID, *, lapses_at_us: int) -> None: ...  # noqa: D102
+
+    async def live(self, *, now_us: int) -> Sequence[RevocationRow]: ...  # noqa: D102
+
+    async def newer(self, *, than_id: int, missing: Sequence[int]) -> Sequence[RevocationRow]:
+        """Rows with a higher id, and those among ``missing`` that have come in late."""
+        ...
+
+    async def purge_lapsed(self, *, now_us: int) -> int: ...  # noqa: D102
+
+
+class Devices(Protocol):
+    """Devices that signed in to an account before. They prove nothing; they are throttled apart."""
+
+    async def is_known(self, token_hash: bytes, user_id: UUID) -> bool: ...  # noqa: D102
+
+    async def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
+
+    async def purge_unseen(self, *, seen_before_us: int) -> int: ...  # noqa: D102
+
+
+class Transaction(Protocol):
+    """One transaction, committed when its block ends without an exception."""
+
+    users: Users
+    sessions: Sessions
+    revocations: Revocations
+    devices: Devices
+
+    async def now_us(self) -> int:
+        """The database's time, microseconds since 1970 (on SQLite the node's, when the transaction began)."""
+        ...
+
+    async def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
+        """Whether this node is the first to do ``name`` in this period."""
+        ...
+
+
+class Storage(Protocol):
+    """A database. Every failure of it is raised as ``StorageUnavailable``."""
+
+    def writing(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction that may write."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction that only reads; on SQLite it does not wait for the writer."""
+        ...

@@ -1,0 +1,208 @@
+"""Sessions in SQL. The statements of rotation and of ending stand here; when to use them is decided elsewhere."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sekisho.storage.ports import Cause, Ended, RotationWrite, Session, TheftRecord
+from sekisho.storage.revocations import SqlRevocations
+from sekisho.storage.schema import sessions, thefts, users
+
+# Asked anew by each statement and not once per transaction: one that waited for a row lock must not use an old time.
+PG_NOW_US: Final[ColumnElement[int]] = literal_column(
+    "(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger
+)
+
+_roles_of_user = select(users.c.roles).where(users.c.id == sessions.c.user_id).scalar_subquery().label("roles")
+_disabled_at_of_user = select(users.c.disabled_at_us).where(users.c.id == sessions.c.user_id).scalar_subquery()
+_columns = (*sessions.c, _roles_of_user, _disabled_at_of_user.label("disabled_at_us"))
+_live = sessions.c.ended_at_us.is_(None)
+
+
+def _rotate_statement(*, now: ColumnElement[int]) -> Update:
+    """The whole condition of *rotate* (rotation.py) and of a live session, in one UPDATE.
+
+    A handed-out time that lies in the future fails the comparison, as it must: it counts as now.
+    """
+    user_enabled = exists().where(users.c.id == sessions.c.user_id, users.c.disabled_at_us.is_(None))
+    return (
+        update(sessions)
+        .where(
+            sessions.c.id == bindparam("session_id"),
+            sessions.c.generation == bindparam("presented_generation"),
+            sessions.c.branch == bindparam("presented_branch"),
+            _live,
+            sessions.c.handed_out_at_us < now - bindparam("window_us", type_=BigInteger),
+            sessions.c.idle_ends_at_us > now,
+            sessions.c.ends_at_us > now,
+            user_enabled,
+        )
+        .values(
+            generation=sessions.c.generation + 1,
+            branch=0,
+            parent_branch=sessions.c.branch,
+            made_at_us=now,
+            handed_out_at_us=now,
+            idle_ends_at_us=now + bindparam("idle_us", type_=BigInteger),
+            last_address=bindparam("address"),
+            last_user_agent=bindparam("user_agent"),
+        )
+        .returning(*_columns)
+    )
+
+
+# On PostgreSQL one reading of the clock serves the whole statement; on SQLite the time is the transaction's.
+_pg_clock = select(PG_NOW_US.label("now_us")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
+_ROTATE_PG: Final = _rotate_statement(now=_pg_clock.c.now_us)
+_ROTATE_SQLITE: Final = _rotate_statement(now=bindparam("now_us", type_=BigInteger))
+
+
+class SqlSessions:
+    """``ports.Sessions`` on one connection. ``now_us``: the transaction's time where the node's clock counts."""
+
+    def __init__(self, connection: AsyncConnection, *, now_us: int | None) -> None:
+        self._connection = connection
+        self._now_us = now_us
+
+    async def add(self, session: Session) -> None:
+        """A new row."""
+        values = {column.name: getattr(session, column.name) for column in sessions.c}
+        await self._connection.execute(insert(sessions).values(values))
+
+    async def find(self, session_id: UUID) -> Session | None:
+        """The row with its user's roles, live or not."""
+        row = (await self._connection.execute(select(*_columns).where(sessions.c.id == session_id))).one_or_none()
+        return None if row is None else _session(row)
+
+    async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
+        """Live sessions of a user, the one used last first."""
+        statement = select(*_columns).where(
+            sessions.c.user_id == user_id,
+            _live,
+            sessions.c.idle_ends_at_us > now_us,
+            sessions.c.ends_at_us > now_us,
+        )
+        ordered = statement.order_by(sessions.c.handed_out_at_us.desc(), sessions.c.id)
+        return [_session(row) for row in await self._connection.execute(ordered)]
+
+    async def rotate(  # noqa: D102 - ports.Sessions says it
+        self,
+        session_id: UUID,
+        *,
+        generation: int,
+        branch: int,
+        window_us: int,
+        idle_us: int,
+        address: str,
+        user_agent: str,
+    ) -> Session | None:
+        values: dict[str, object] = {
+            "session_id": session_id,
+            "presented_generation": generation,
+            "presented_branch": branch,
+            "window_us": window_us,
+            "idle_us": idle_us,
+            "address": address,
+            "user_agent": user_agent,
+        }
+        if self._now_us is None:
+            result = await self._connection.execute(_ROTATE_PG, values)
+        else:
+            result = await self._connection.execute(_ROTATE_SQLITE, {**values, "now_us": self._now_us})
+        row = result.one_or_none()
+        return None if row is None else _session(row)
+
+    async def write_rotation(self, read: Session, write: RotationWrite) -> bool:
+        """Compare and set; generation and branch alone are not enough, *same again* changes neither."""
+        statement = update(sessions).where(_unchanged(read)).values(vars(write))
+        return (await self._connection.execute(statement)).rowcount == 1
+
+    async def end(
+        self,
+        *,
+        cause: Cause,
+        now_us: int,
+        lapses_at_us: int,
+        session_ids: Sequence[UUID] | None = None,
+        user_id: UUID | None = None,
+        unchanged_since: Session | None = None,
+    ) -> Sequence[Ended]:
+        """The one place where sessions end: the rows and their revocations, in the caller's transaction."""
+        conditions: list[ColumnElement[bool]] = [_live]
+        if session_ids is not None:
+            conditions.append(sessions.c.id.in_(session_ids))
+        if user_id is not None:
+            conditions.append(sessions.c.user_id == user_id)
+        if unchanged_since is not None:
+            conditions.append(_unchanged(unchanged_since))
+        if len(conditions) == 1:
+            raise ValueError("which sessions?")
+        return await self._end(conditions, cause=cause, now_us=now_us, lapses_at_us=lapses_at_us)
+
+    async def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
+        """Ends at most ``limit`` sessions that ran into a limit, the longest over first."""
+        expired: Select[Any] = (
+            select(sessions.c.id)
+            .where(_live, (sessions.c.idle_ends_at_us <= now_us) | (sessions.c.ends_at_us <= now_us))
+            .order_by(sessions.c.idle_ends_at_us)
+            .limit(limit)
+        )
+        return await self._end(
+            [_live, sessions.c.id.in_(expired)], cause=Cause.EXPIRED, now_us=now_us, lapses_at_us=lapses_at_us
+        )
+
+    async def record_theft(self, theft: TheftRecord) -> None:
+        """Keeps both presentations."""
+        await self._connection.execute(insert(thefts).values(vars(theft)))
+
+    async def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]:
+        """The recorded thefts of a session."""
+        columns = [column for column in thefts.c if column.name != "id"]
+        rows = await self._connection.execute(select(*columns).where(thefts.c.session_id == session_id))
+        return [TheftRecord(**row._mapping) for row in rows]
+
+    async def purge_ended(self, *, ended_before_us: int) -> int:
+        """Deletes rows whose story nobody asks for any more."""
+        return (
+            await self._connection.execute(delete(sessions).where(sessions.c.ended_at_us < ended_before_us))
+        ).rowcount
+
+    async def _end(
+        self, conditions: Sequence[ColumnElement[bool]], *, cause: Cause, now_us: int, lapses_at_us: int
+    ) -> Sequence[Ended]:
+        statement = update(sessions).where(*conditions).values(ended_at_us=now_us, cause=cause.value)
+        rows = (await self._connection.execute(statement.returning(sessions.c.id, sessions.c.user_id))).all()
+        await SqlRevocations(self._connection).append_all([row.id for row in rows], lapses_at_us=lapses_at_us)
+        return [Ended(session_id=row.id, user_id=row.user_id, cause=cause, lapses_at_us=lapses_at_us) for row in rows]
+
+
+def _unchanged(read: Session) -> ColumnElement[bool]:
+    return (
+        (sessions.c.id == read.id)
+        & (sessions.c.generation == read.generation)
+        & (sessions.c.branch == read.branch)
+        & (sessions.c.handed_out_at_us == read.handed_out_at_us)
+        & _live
+    )
+
+
+def _session(row: Row[Any]) -> Session:
+    values = dict(row._mapping)
+    roles, disabled_at_us = values.pop("roles"), values.pop("disabled_at_us")
+    return Session(roles=tuple(roles), user_disabled=disabled_at_us is not None, **values)
