@@ -5,9 +5,9 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
 from sekisho.errors import AuthenticationRequired, SekishoError, TokenError
-from sekisho.integrations.bearer import CHALLENGE, CHALLENGE_INVALID, bearer_token
 from sekisho.tokens.access import AccessClaims
 from sekisho.verify import Verifier
+from sekisho.verify.bearer import CHALLENGE, CHALLENGE_INVALID, bearer_token
 
 
 class RequireUser(SecurityBase):
@@ -23,11 +23,15 @@ class RequireUser(SecurityBase):
     async def __call__(self, request: Request) -> AccessClaims:
         """The claims of the request's access token."""
         try:
-            return self._verifier.verify(bearer_token(request.headers.getlist("authorization")))
+            return self.claims(request)
         except AuthenticationRequired as error:
             raise _refused(error, CHALLENGE) from None
         except TokenError as error:
             raise _refused(error, CHALLENGE_INVALID) from None
+
+    def claims(self, request: Request) -> AccessClaims:
+        """The same without HTTP's words: raises ``AuthenticationRequired`` or a ``TokenError``."""
+        return self._verifier.verify(bearer_token(request.headers.getlist("authorization")))
 
 
 def _refused(error: SekishoError, challenge: str) -> HTTPException:

@@ -47,8 +47,10 @@ class SqlTransaction:
 
     async def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
         """Whoever changes the row does the chore."""
-        # A time in the future, from a clock that stepped back, must not stop the chore until then.
-        await self._connection.execute(delete(chores).where(chores.c.name == name, chores.c.ran_at_us > now_us))
+        # A time in the future, from a clock that stepped back, must not stop the chore until then. Less than a period
+        # ahead it may be a node's that read the time after this one did, and has just done the chore.
+        in_the_future = chores.c.ran_at_us > now_us + every_us
+        await self._connection.execute(delete(chores).where(chores.c.name == name, in_the_future))
         dialect = postgresql if self._node_now_us is None else sqlite
         claim = (
             dialect.insert(chores)
@@ -124,11 +126,14 @@ class Database:
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):  # ValueError: a port that is not a number
         raise StartRefused("SEKISHO_DATABASE_URL is not a URL") from None
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     if parsed.drivername not in drivers:
         raise StartRefused("SEKISHO_DATABASE_URL begins with neither sqlite:/// nor postgresql://")
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # In memory every connection would see a database of its own.
+        raise StartRefused("SEKISHO_DATABASE_URL names no file: write sqlite:///PATH, with three slashes")
     return parsed.set(drivername=drivers[parsed.drivername])
 
 

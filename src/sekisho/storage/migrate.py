@@ -28,6 +28,17 @@ async def current(database: Database) -> str | None:
         return await connection.run_sync(_current)
 
 
+async def is_behind(database: Database) -> bool:
+    """Whether revisions are missing.
+
+    A revision that this code has never heard of comes from a newer version, which has only added to what this one
+    needs: during a rolling upgrade both run. Raises ``StorageUnavailable``.
+    """
+    revision = await current(database)
+    known = {script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()}
+    return revision is None or (revision in known and revision != head())
+
+
 async def upgrade(database: Database) -> None:
     """Runs what is missing, in one transaction: afterwards all of it is there, or none. Raises ``StorageUnavailable``.
 

@@ -226,10 +226,17 @@ class Devices(Protocol):
 class Transaction(Protocol):
     """One transaction, committed when its block ends without an exception."""
 
-    users: Users
-    sessions: Sessions
-    revocations: Revocations
-    devices: Devices
+    @property
+    def users(self) -> Users: ...  # noqa: D102
+
+    @property
+    def sessions(self) -> Sessions: ...  # noqa: D102
+
+    @property
+    def revocations(self) -> Revocations: ...  # noqa: D102
+
+    @property
+    def devices(self) -> Devices: ...  # noqa: D102
 
     async def now_us(self) -> int:
         """The database's time, microseconds since 1970 (on SQLite the node's, when the transaction began)."""

@@ -54,6 +54,25 @@ class Presented(NamedTuple):
         raise TypeError("refresh tokens are not pickled")
 
 
+class _Derived:
+    """K1 and K2 of a refresh key; an object, so that a traceback with local variables does not show them."""
+
+    __slots__ = ("_k1", "_k2")
+
+    def __init__(self, key: Key) -> None:
+        if key.purpose != "refresh" or not isinstance(key.material, Hs256):
+            raise KeyRefused(f"key {key.kid} is not a refresh key")
+        # Each with a label of its own (RFC 5869 §3.2).
+        self._k1 = _expand(key.material.secret, b"sekisho refresh secret v1")
+        self._k2 = _expand(key.material.secret, b"sekisho refresh tag v1")
+
+    def secret(self, place_and_salt: bytes) -> bytes:
+        return hmac.digest(self._k1, place_and_salt, "sha256")
+
+    def tag(self, body: bytes) -> bytes:
+        return hmac.digest(self._k2, body, "sha256")[:_TAG_BYTES]
+
+
 class RefreshKeys:
     """The refresh keys of a key set, ready to make tokens and to read them."""
 
@@ -61,16 +80,16 @@ class RefreshKeys:
 
     def __init__(self, active: Key, used: Iterable[Key]) -> None:
         """``active`` makes tokens; every key of ``used`` (all but the retired) reads them."""
-        self._by_kid = {key.kid: _derive(key) for key in used}
+        self._by_kid = {key.kid: _Derived(key) for key in used}
         self._active = active.kid
 
     def make(self, session_id: UUID, position: Position, salt: bytes) -> str:
         """The token for this position, always the same for the same active key."""
         kid = self._active.encode("ascii")  # at most 64 characters: its length fits one byte
-        secret_key, tag_key = self._by_kid[self._active]
+        derived = self._by_kid[self._active]
         place = _POSITION.pack(session_id.bytes, *position)
-        body = bytes([_VERSION, len(kid)]) + kid + place + hmac.digest(secret_key, place + salt, "sha256")
-        return PREFIX + b64url_encode(body + hmac.digest(tag_key, body, "sha256")[:_TAG_BYTES])
+        body = bytes([_VERSION, len(kid)]) + kid + place + derived.secret(place + salt)
+        return PREFIX + b64url_encode(body + derived.tag(body))
 
     def read(self, token: str) -> Presented:
         """Parses the token and checks its tag; no database is needed. Raises ``RefreshTokenInvalid``."""
@@ -84,22 +103,22 @@ class RefreshKeys:
         if len(data) != kid_end + _POSITION.size + _SECRET_BYTES + _TAG_BYTES or data[0] != _VERSION:
             raise RefreshTokenInvalid("wrong length or version")
         kid = data[2:kid_end].decode("latin-1")
-        keys = self._by_kid.get(kid)
-        if keys is None:
+        derived = self._by_kid.get(kid)
+        if derived is None:
             raise RefreshTokenInvalid("made with an unknown or retired key")
         body, tag = data[:-_TAG_BYTES], data[-_TAG_BYTES:]
-        if not hmac.compare_digest(hmac.digest(keys[1], body, "sha256")[:_TAG_BYTES], tag):
+        if not hmac.compare_digest(derived.tag(body), tag):
             raise RefreshTokenInvalid("the tag does not hold")
         sid, generation, branch = _POSITION.unpack_from(data, kid_end)
         return Presented(UUID(bytes=sid), Position(generation, branch), kid, body[-_SECRET_BYTES:])
 
     def check_secret(self, presented: Presented, salt: bytes) -> None:
         """Raises ``RefreshTokenInvalid`` unless the token was made with this row's salt."""
-        keys = self._by_kid.get(presented.kid)
-        if keys is None:  # it was read before the keys were loaded again, and its key was retired in between
+        derived = self._by_kid.get(presented.kid)
+        if derived is None:  # it was read before the keys were loaded again, and its key was retired in between
             raise RefreshTokenInvalid("made with an unknown or retired key")
         place = _POSITION.pack(presented.session_id.bytes, *presented.position)
-        if not hmac.compare_digest(hmac.digest(keys[0], place + salt, "sha256"), presented.secret):
+        if not hmac.compare_digest(derived.secret(place + salt), presented.secret):
             raise RefreshTokenInvalid("the secret does not hold")
 
     def __repr__(self) -> str:
@@ -107,14 +126,6 @@ class RefreshKeys:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled")
-
-
-def _derive(key: Key) -> tuple[bytes, bytes]:
-    """K1 and K2 of a refresh key, each with a label of its own (RFC 5869 §3.2)."""
-    if key.purpose != "refresh" or not isinstance(key.material, Hs256):
-        raise KeyRefused(f"key {key.kid} is not a refresh key")
-    secret = key.material.secret
-    return _expand(secret, b"sekisho refresh secret v1"), _expand(secret, b"sekisho refresh tag v1")
 
 
 def _expand(secret: bytes, label: bytes) -> bytes:

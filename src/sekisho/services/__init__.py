@@ -1,0 +1,1 @@
+"""Policy: one flow, one file. Knows no HTTP and no SQL."""

@@ -1,0 +1,90 @@
+"""Change of password: needs the current one, ends every session, opens a new one for the device that asked."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sekisho.errors import StorageUnavailable, TokenRevoked, WrongCredentials
+from sekisho.services.caller import Caller
+from sekisho.services.events import Event, Events
+from sekisho.services.hashing import HashingPool
+from sekisho.services.mint import Grant, Mint
+from sekisho.services.password_policy import check_new_password
+from sekisho.services.sessions import Sessions, open_session
+from sekisho.services.signup import PasswordRules
+from sekisho.services.throttle import Throttle
+from sekisho.storage.ports import Cause, Storage, User
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangePassword:
+    """Replaces a password."""
+
+    storage: Storage
+    passwords: HashingPool
+    rules: PasswordRules
+    throttle: Throttle
+    mint: Mint
+    sessions: Sessions
+    events: Events
+
+    async def __call__(
+        self, *, user_id: UUID, session_id: UUID, current_password: str, new_password: str, caller: Caller
+    ) -> Grant:
+        """A grant for a new session; every session of before has ended.
+
+        A stolen access token alone changes nothing: the current password is asked and its guesses are throttled.
+        Raises ``InputError``, ``WrongCredentials``, ``Throttled``, ``Overloaded``, ``TokenRevoked`` (the session
+        ended meanwhile) and ``StorageUnavailable``.
+        """
+        async with self.storage.reading() as tx:
+            user = await tx.users.by_id(user_id)
+        if user is None or user.disabled_at_us is not None:
+            raise TokenRevoked("the account is gone or disabled")
+        lanes = self.throttle.password_lanes(user_id=str(user_id), address=caller.address)
+        try:
+            await self.throttle.check(lanes)
+            try:
+                await self.passwords.verify(current_password, user.password_hash)
+            except WrongCredentials:
+                await self.throttle.failed(lanes)
+                raise
+            await self.throttle.succeeded(lanes)
+        except WrongCredentials as error:
+            self.events.record(
+                Event.PASSWORD_CHANGE_FAILED, error.code, user_id=user_id, address=caller.address, detail=error.detail
+            )
+            raise
+        check_new_password(
+            new_password,
+            email=user.email,
+            canonical_email=user.email_canonical,
+            min_length=self.rules.min_length,
+            max_bytes=self.passwords.max_password_bytes,
+            service_names=self.rules.service_names,
+            field="new_password",
+        )
+        new_hash = await self.passwords.hash(new_password)
+        return await self._replace(user, session_id, new_hash, caller)
+
+    async def _replace(self, user: User, session_id: UUID, new_hash: str, caller: Caller) -> Grant:
+        async with self.storage.writing() as tx:
+            locked = await tx.users.locked(user.id)
+            if locked is None or locked.disabled_at_us is not None:
+                raise TokenRevoked("the account was disabled meanwhile")
+            if locked.password_hash != user.password_hash:
+                raise StorageUnavailable(1, "the password was changed or rehashed meanwhile")
+            now_us = await tx.now_us()
+            ended = await tx.sessions.end(
+                cause=Cause.PASSWORD_CHANGED,
+                now_us=now_us,
+                lapses_at_us=self.sessions.lapses_at_us(now_us),
+                user_id=user.id,
+            )
+            if session_id not in {entry.session_id for entry in ended}:
+                # Whoever asked was logged out while we hashed: the logout stands, and nothing is changed.
+                raise TokenRevoked("the session ended meanwhile")
+            await tx.users.set_password_hash(user.id, new_hash, changed_at_us=now_us)
+            session, _ = await open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+        self.sessions.tell(ended)
+        self.events.record(Event.PASSWORD_CHANGED, user_id=user.id, session_id=session.id, address=caller.address)
+        return self.mint.grant(session, now_us=now_us)

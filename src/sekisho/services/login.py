@@ -1,0 +1,108 @@
+"""Login: an address and a password open a session."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sekisho.errors import StorageUnavailable, WrongCredentials
+from sekisho.services.caller import Caller, device_hash
+from sekisho.services.email_address import canonical_or_raw
+from sekisho.services.events import Event, Events
+from sekisho.services.hashing import HashingPool
+from sekisho.services.mint import Grant, Mint
+from sekisho.services.sessions import Sessions, open_session
+from sekisho.services.throttle import Lane, Throttle
+from sekisho.storage.ports import Ended, Session, Storage, User
+
+_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedIn:
+    """A grant, and what the device is to show at its next login so that it is throttled apart from strangers."""
+
+    grant: Grant
+    device_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """Opens sessions."""
+
+    storage: Storage
+    passwords: HashingPool
+    throttle: Throttle
+    mint: Mint
+    sessions: Sessions
+    events: Events
+
+    async def __call__(self, *, email: str, password: str, caller: Caller) -> SignedIn:
+        """Raises ``WrongCredentials``, ``Throttled``, ``Overloaded`` and ``StorageUnavailable``."""
+        account = canonical_or_raw(email)
+        user, known_device = await self._look_up(account, caller)
+        lanes = self.throttle.login_lanes(
+            account=account, address=caller.address, device=known_device.hex() if known_device else None
+        )
+        try:
+            await self.throttle.check(lanes)
+            for _ in range(_ATTEMPTS):
+                new_hash = await self._verify(password, user, lanes)
+                assert user is not None, "an unknown account never verifies"
+                device_token = caller.device_token if known_device and caller.device_token else secrets.token_urlsafe()
+                opened = await self._open(user, new_hash, caller, device_token)
+                if isinstance(opened, SignedIn):
+                    return opened
+                user = opened  # the hash was replaced meanwhile: look at the new one
+        except WrongCredentials as error:
+            self.events.record(
+                Event.LOGIN_FAILED,
+                error.code,
+                user_id=user.id if user else None,
+                address=caller.address,
+                detail=error.detail,
+            )
+            raise
+        raise StorageUnavailable(1, "the account kept changing during the login")
+
+    async def _look_up(self, account: str, caller: Caller) -> tuple[User | None, bytes | None]:
+        async with self.storage.reading() as tx:
+            user = await tx.users.by_email(account)
+            device = caller.device_hash
+            if user is None or device is None or not await tx.devices.is_known(device, user.id):
+                device = None
+        return user, device
+
+    async def _verify(self, password: str, user: User | None, lanes: Sequence[Lane]) -> str | None:
+        """Checks the password, no database connection held. Gives a new hash if the stored one is due for one."""
+        # Unknown and disabled accounts get the same work and the same answer (OWASP ASVS 6.3.8).
+        stored = user.password_hash if user is not None and user.disabled_at_us is None else None
+        try:
+            await self.passwords.verify(password, stored)
+        except WrongCredentials:
+            await self.throttle.failed(lanes)
+            raise
+        await self.throttle.succeeded(lanes)
+        assert stored is not None, "a decoy never verifies"
+        return await self.passwords.hash(password) if self.passwords.needs_rehash(stored) else None
+
+    async def _open(self, user: User, new_hash: str | None, caller: Caller, device_token: str) -> SignedIn | User:
+        """One transaction opens the session, unless the password or the account changed since it was read."""
+        evicted: Sequence[Ended]
+        async with self.storage.writing() as tx:
+            locked = await tx.users.locked(user.id)
+            if locked is None or locked.disabled_at_us is not None:
+                raise WrongCredentials("the account was disabled during the login")
+            if locked.password_hash != user.password_hash:
+                return locked
+            now_us = await tx.now_us()
+            if new_hash is not None:
+                await tx.users.set_password_hash(user.id, new_hash, changed_at_us=None)
+            session: Session
+            session, evicted = await open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            await tx.devices.remember(device_hash(device_token), user.id, now_us=now_us)
+        self.sessions.tell(evicted)
+        if new_hash is not None:
+            self.events.record(Event.PASSWORD_REHASHED, user_id=user.id)
+        self.events.record(Event.LOGGED_IN, user_id=user.id, session_id=session.id, address=caller.address)
+        return SignedIn(grant=self.mint.grant(session, now_us=now_us), device_token=device_token)

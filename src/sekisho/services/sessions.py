@@ -1,0 +1,120 @@
+"""Sessions: open one, list a user's, end one, end all of them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sekisho.errors import SessionNotFound
+from sekisho.services.caller import Caller
+from sekisho.services.events import Event, Events
+from sekisho.services.revocation_watch import RevocationWatch
+from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Session, Storage, Transaction, User
+from sekisho.tokens.refresh import SALT_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionLimits:
+    """How long sessions live, in seconds, and how many a user may have.
+
+    ``idle_s`` slides with each refresh, ``max_age_s`` is set at login. ``entry_life_s`` is how long a revocation is
+    kept: until every access token of the session has expired by itself.
+    """
+
+    idle_s: int
+    max_age_s: int
+    max_sessions: int
+    entry_life_s: int
+
+
+async def open_session(
+    tx: Transaction, user: User, *, limits: SessionLimits, caller: Caller, now_us: int
+) -> tuple[Session, Sequence[Ended]]:
+    """Opens a session for a user whose row the transaction holds, and ends those beyond the user's limit.
+
+    The one idle longest goes first (OWASP ASVS 7.1.2).
+    """
+    live = await tx.sessions.live_of(user.id, now_us=now_us)
+    surplus = [session.id for session in live[limits.max_sessions - 1 :]]
+    evicted: Sequence[Ended] = []
+    if surplus:
+        evicted = await tx.sessions.end(
+            cause=Cause.EVICTED,
+            now_us=now_us,
+            lapses_at_us=now_us + limits.entry_life_s * MICROSECONDS,
+            session_ids=surplus,
+        )
+    session = Session(
+        id=uuid4(),  # a new id every time: ids are never recycled or taken from the client
+        user_id=user.id,
+        roles=user.roles,
+        user_disabled=False,
+        created_at_us=now_us,
+        idle_ends_at_us=now_us + limits.idle_s * MICROSECONDS,
+        ends_at_us=now_us + limits.max_age_s * MICROSECONDS,
+        generation=0,
+        branch=0,
+        parent_branch=None,
+        made_at_us=now_us,
+        handed_out_at_us=now_us,
+        salt=os.urandom(SALT_BYTES),
+        last_address=caller.address,
+        last_user_agent=caller.user_agent,
+        ended_at_us=None,
+        cause=None,
+    )
+    await tx.sessions.add(session)
+    return session, evicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sessions:
+    """A user's sessions, token and cookie alike."""
+
+    storage: Storage
+    limits: SessionLimits
+    watch: RevocationWatch
+    events: Events
+
+    async def of_user(self, user_id: UUID) -> Sequence[Session]:
+        """The live ones, the one used last first."""
+        async with self.storage.reading() as tx:
+            return await tx.sessions.live_of(user_id, now_us=await tx.now_us())
+
+    async def end_one(self, user_id: UUID, session_id: UUID) -> None:
+        """Ends one of the user's own sessions. Raises ``SessionNotFound`` for any other, whoever owns it."""
+        async with self.storage.writing() as tx:
+            now_us = await tx.now_us()
+            ended = await tx.sessions.end(
+                cause=Cause.ENDED_BY_USER,
+                now_us=now_us,
+                lapses_at_us=self.lapses_at_us(now_us),
+                session_ids=[session_id],
+                user_id=user_id,
+            )
+        self.tell(ended)
+        if not ended:
+            raise SessionNotFound
+
+    async def end_by_operator(self, session_id: UUID) -> None:
+        """Ends any session. Raises ``SessionNotFound`` when it is not live."""
+        async with self.storage.writing() as tx:
+            now_us = await tx.now_us()
+            ended = await tx.sessions.end(
+                cause=Cause.ADMIN, now_us=now_us, lapses_at_us=self.lapses_at_us(now_us), session_ids=[session_id]
+            )
+        self.tell(ended)
+        if not ended:
+            raise SessionNotFound
+
+    def lapses_at_us(self, now_us: int) -> int:
+        """When a revocation of now may be forgotten."""
+        return now_us + self.limits.entry_life_s * MICROSECONDS
+
+    def tell(self, ended: Sequence[Ended]) -> None:
+        """After the commit: the node's verifier hears of it at once, the log too."""
+        self.watch.announce(ended)
+        for entry in ended:
+            self.events.record(
+                Event.SESSION_ENDED, entry.cause.value, session_id=entry.session_id, user_id=entry.user_id
+            )

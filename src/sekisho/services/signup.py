@@ -1,0 +1,78 @@
+"""Sign-up: an address and a password become an account."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from sekisho.errors import EmailTaken
+from sekisho.services.email_address import EmailAddress, parse_email
+from sekisho.services.events import Event, Events
+from sekisho.services.hashing import HashingPool
+from sekisho.services.password_policy import check_new_password
+from sekisho.services.throttle import Throttle
+from sekisho.storage.ports import Storage, User
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordRules:
+    """What a new password must be. Lengths in code points after NFC."""
+
+    min_length: int
+    service_names: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignUp:
+    """Creates accounts."""
+
+    storage: Storage
+    passwords: HashingPool
+    rules: PasswordRules
+    throttle: Throttle
+    events: Events
+
+    async def __call__(self, *, email: str, password: str, address: str) -> User:
+        """A new account.
+
+        Raises ``InputError``, ``Throttled``, ``EmailTaken``, ``Overloaded`` and ``StorageUnavailable``.
+        """
+        parsed = self._check(email, password)
+        await self.throttle.attempt(self.throttle.signup_lanes(address=address))
+        async with self.storage.reading() as tx:
+            if await tx.users.by_email(parsed.canonical) is not None:
+                raise EmailTaken  # before the hash: a taken address must not cost more than it tells
+        return await self._create(parsed, password, roles=(), address=address)
+
+    async def by_operator(self, *, email: str, password: str, roles: Sequence[str]) -> User:
+        """As above, from the command line: not throttled, and with roles."""
+        return await self._create(self._check(email, password), password, roles=tuple(roles), address="command line")
+
+    def _check(self, email: str, password: str) -> EmailAddress:
+        parsed = parse_email(email)
+        check_new_password(
+            password,
+            email=parsed.typed,
+            canonical_email=parsed.canonical,
+            min_length=self.rules.min_length,
+            max_bytes=self.passwords.max_password_bytes,
+            service_names=self.rules.service_names,
+        )
+        return parsed
+
+    async def _create(self, email: EmailAddress, password: str, *, roles: tuple[str, ...], address: str) -> User:
+        password_hash = await self.passwords.hash(password)
+        async with self.storage.writing() as tx:
+            user = User(
+                id=uuid4(),
+                email=email.typed,
+                email_canonical=email.canonical,
+                password_hash=password_hash,
+                roles=roles,
+                created_at_us=await tx.now_us(),
+                disabled_at_us=None,
+            )
+            added = await tx.users.add(user)
+        if not added:  # someone was faster between our look and our insert
+            raise EmailTaken
+        self.events.record(Event.SIGNED_UP, user_id=user.id, address=address)
+        return user

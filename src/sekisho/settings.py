@@ -1,0 +1,345 @@
+"""What an operator can set, read from ``SEKISHO_…`` environment variables; anything doubtful stops the start.
+
+Every value has one spelling. A setting that is misspelt and passed over, or read as something else, is how a token
+lives for ever or a cookie travels in the clear, so there is no default for what cannot be read.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sekisho import errors
+
+PREFIX: Final = "SEKISHO_"
+MAX_ACCESS_TTL_S: Final = 3600  # what verifiers accept at most (Verifier's max_lifetime_s)
+MAX_SESSION_AGE_S: Final = 400 * 86_400  # browsers keep no cookie longer than 400 days (RFC 6265bis §5.5)
+MAX_REPLAY_WINDOW_S: Final = 300  # in this window a thief beside the owner is not noticed: minutes at the most
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_SECRET: Final = {"database_url", "redis_url", "keys"}  # their values are never shown, not even wrong ones
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_ORIGIN = re.compile(
+    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{{0,4}}))?"
+)
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
+
+
+def _whole(lowest: int, highest: int) -> BeforeValidator:
+    """Digits alone: ``900``, and not ``15m``, ``9e2``, ``900.0`` or ``True``, each of which some reader accepts."""
+
+    def read(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
+            value = int(value)
+        if type(value) is not int or not lowest <= value <= highest:
+            raise ValueError(f"must be a whole number from {lowest} to {highest}, in digits")
+        return value
+
+    return BeforeValidator(read)
+
+
+def _origin(text: str) -> None:
+    """Raises ``ValueError`` unless ``text`` is an origin as browsers write it, https or on this machine.
+
+    It is compared with their Origin header byte by byte (RFC 6454 §6.2). Over plain http anyone on the way could
+    change the page and act for its user.
+    """
+    found = _ORIGIN.fullmatch(text)
+    if not found:
+        raise ValueError("must be https://HOST or https://HOST:PORT, in lower case")
+    host = found["host"]
+    address = None
+    if host.startswith("[") or re.fullmatch(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", host):
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            raise ValueError("holds no valid IP address") from None
+        if str(address) != host.strip("[]"):
+            raise ValueError(f"must spell its address {address}")
+    port = int(found["port"] or 0)
+    if port > 65_535 or port == {"https": 443, "http": 80}[found["scheme"]]:
+        raise ValueError("must have a port from 1 to 65535, and none if it is the scheme's own")
+    here = host in {"localhost", "[::1]"} or (isinstance(address, ipaddress.IPv4Address) and address.is_loopback)
+    if found["scheme"] == "http" and not here:
+        raise ValueError("must be https; http only for 127.0.0.0/8, [::1] and localhost")
+
+
+def _split(value: object) -> object:
+    """A list from the environment: comma-separated; an empty text is the empty list."""
+    if isinstance(value, str):
+        return [part.strip(" ") for part in value.split(",")] if value.strip(" ") else []
+    return value
+
+
+def _networks(value: object) -> tuple[Network, ...]:
+    if not isinstance(value, Iterable):
+        raise ValueError("must be networks such as 10.0.0.0/8,192.0.2.1")  # noqa: TRY004  pydantic catches ValueError
+    networks = []
+    for part in value:
+        try:
+            network = ipaddress.ip_network(part)
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8,192.0.2.1 (no host bits)") from None
+        if network.prefixlen == 0:
+            raise ValueError("must not hold every address: each client could then say which one it has")
+        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
+            raise ValueError("must spell IPv4 networks as such, without ::ffff:")  # what it is compared with is IPv4
+        networks.append(network)
+    return tuple(networks)
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    if not isinstance(value, Iterable):
+        raise ValueError("must be origins such as https://app.example.com")  # noqa: TRY004  as above
+    origins = tuple(value)
+    for origin in origins:
+        if not isinstance(origin, str) or "*" in origin:
+            raise ValueError("must be exact origins such as https://app.example.com, never *")
+        _origin(origin)
+    return origins
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """The variables named ``SEKISHO_`` and a field's name in capitals; no other spelling, no JSON, no files."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  the library's
+        return os.environ.get(PREFIX + field_name.upper()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """Keyword arguments count before the environment, the environment before the defaults.
+
+    Raises ``StartRefused``, whose detail names everything that is wrong in one line and shows no secret.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(
+        default=SecretStr("sqlite:///sekisho.db"),
+        description="Where accounts and sessions are: sqlite:///PATH for one machine, "
+        "postgresql://USER:PASSWORD@HOST/NAME for several.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis (redis://, rediss:// or unix://) makes several nodes count failed attempts together. "
+        "Nothing is lost when it is.",
+    )
+    issuer: str = Field(
+        default="http://127.0.0.1:8400",
+        description="The URL under which callers reach this service, the iss of its tokens. https, or http on this "
+        "machine; no query, no slash at the end. The default follows the port of sekisho serve.",
+    )
+    audience: str = Field(
+        default_factory=lambda settings: settings["issuer"],
+        description="The aud of access tokens: the name of the services that accept them.",
+    )
+    signing_algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] = Field(
+        default="HS256",
+        description="What sekisho keys new and rotate make: HS256 where one service issues and verifies; EdDSA, ES256 "
+        "or RS256 where others verify.",
+    )
+    keys: str = Field(
+        default="file:sekisho-keys.json",
+        description="Where the keys are: file:PATH (mode 0600) or env:NAME (a variable with the key set as JSON).",
+    )
+    access_token_ttl_s: Annotated[int, _whole(1, MAX_ACCESS_TTL_S)] = Field(
+        default=900, description=f"Seconds an access token lives, 1 to {MAX_ACCESS_TTL_S}."
+    )
+    refresh_token_ttl_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
+        default=604_800,
+        description="Seconds a session lives without a refresh (7 days); no less than an access token lives.",
+    )
+    session_max_age_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
+        default=2_592_000,
+        description="Seconds after which a session ends however active it is (30 days, NIST SP 800-63B-4 §2.1.3); no "
+        f"less than SEKISHO_REFRESH_TOKEN_TTL_S, at most {MAX_SESSION_AGE_S}.",
+    )
+    replay_window_s: Annotated[int, _whole(1, MAX_REPLAY_WINDOW_S)] = Field(
+        default=30,
+        description="Seconds in which a refresh token presented again gets the same answer, for tabs that race and "
+        f"replies that are lost. 1 to {MAX_REPLAY_WINDOW_S}, and less than an access token lives.",
+    )
+    max_sessions: Annotated[int, _whole(1, 1000)] = Field(
+        default=50, description="Sessions of one user at a time, 1 to 1000; one more ends the one longest idle."
+    )
+    password_min_length: Annotated[int, _whole(8, 64)] = Field(
+        default=15,
+        description="Characters a password needs, 8 to 64 (NIST SP 800-63B-4 §3.1.1.2: 15 as the only factor).",
+    )
+    password_hash: Literal["argon2id", "bcrypt"] = Field(
+        default="argon2id", description="How new passwords are hashed: argon2id (19 MiB, t=2, p=1) or bcrypt."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks), BeforeValidator(_split)] = Field(
+        default=(), description="Networks of your own proxies, whose X-Forwarded-For is believed; comma-separated."
+    )
+    allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins), BeforeValidator(_split)] = Field(
+        default=(), description="Other origins whose pages may call this service (CORS, CSRF); exact, comma-separated."
+    )
+
+    @classmethod
+    def settings_customise_sources(  # the library's signature
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keyword arguments, then the environment; no files."""
+        return init_settings, _Environment(settings_cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, data: Any, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+        faults = _unknown_variables(data.get("keys") if isinstance(data, dict) else None)
+        try:
+            settings = handler(data)
+            faults += _disorder(settings)
+        except ValidationError as error:
+            faults += _faults(error)
+        if faults:  # raised outside of except: a ValidationError in its context would hold every value
+            raise errors.StartRefused("; ".join(faults))
+        return settings
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url.startswith("postgres://"):
+            raise ValueError("must begin with postgresql://, not postgres://")
+        if not re.match(r"sqlite:///.|postgresql://.", url):
+            raise ValueError("must begin with sqlite:/// or postgresql://, and go on after it")
+        return _readable(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(?:rediss?|unix)://.", value.get_secret_value()):
+            raise ValueError("must begin with redis://, rediss:// or unix://, and go on after it")
+        return None if value is None else _readable(value)
+
+    @field_validator("issuer")
+    @classmethod
+    def _exact_issuer(cls, value: str) -> str:
+        origin = re.match(r"[^/]*//[^/?#]*", value)
+        if origin is None:
+            raise ValueError("must be an absolute URL such as https://auth.example.com")
+        _origin(origin[0])
+        if not _PATH.fullmatch(value[origin.end() :]):
+            raise ValueError("must have no query, no fragment and no slash at the end")
+        return value
+
+    @field_validator("audience")
+    @classmethod
+    def _one_audience(cls, value: str) -> str:
+        if not re.fullmatch(r"[!-)+-~]{1,255}", value):  # no space, no asterisk
+            raise ValueError("must be the name of the services that accept the tokens, never empty, * or with spaces")
+        return value
+
+    @field_validator("keys")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        if value.startswith("aws:"):
+            raise ValueError("cannot be aws:... in this version: use file:PATH or env:NAME")
+        if not re.fullmatch(r"file:[^\0\r\n]+|env:[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII):
+            raise ValueError("must be file:PATH or env:NAME")
+        return value
+
+
+def settings_table() -> list[tuple[str, str, str]]:
+    """The variable, its default and its meaning, for each setting: the table of the README."""
+    special = {"audience": "the issuer", "trusted_proxies": "none", "allowed_origins": "none", "redis_url": "none"}
+    special["database_url"] = Settings.model_fields["database_url"].default.get_secret_value()
+    return [
+        (PREFIX + name.upper(), special.get(name, str(field.default)), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _disorder(settings: Settings) -> list[str]:
+    ordered = (
+        (settings.access_token_ttl_s <= settings.refresh_token_ttl_s, "ACCESS_TOKEN_TTL_S", "REFRESH_TOKEN_TTL_S"),
+        (settings.refresh_token_ttl_s <= settings.session_max_age_s, "REFRESH_TOKEN_TTL_S", "SESSION_MAX_AGE_S"),
+        (settings.replay_window_s < settings.access_token_ttl_s, "REPLAY_WINDOW_S", "ACCESS_TOKEN_TTL_S"),
+    )
+    return [f"{PREFIX}{low} is too large for {PREFIX}{high}" for fine, low, high in ordered if not fine]
+
+
+def _unknown_variables(keys: object) -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    if isinstance(keys, str):
+        known.add(keys.removeprefix("env:"))  # env:SEKISHO_KEY_SET is known by that
+    strangers = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name not in known)
+    return [_is_no_setting(name, PREFIX) for name in strangers]
+
+
+def _is_no_setting(name: str, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name.lower().removeprefix(PREFIX.lower()), Settings.model_fields, n=1)
+    meant = (prefix + close[0].upper() if prefix else close[0]) if close else ""
+    return f"{_printable(name)} is no setting" + (f", did you mean {meant}?" if meant else "")
+
+
+def _faults(error: ValidationError) -> list[str]:
+    """One short text for each error; of the values only those that cannot be secret."""
+    faults = []
+    for one in error.errors(include_url=False):
+        if one["type"] == "default_factory_not_called":  # the issuer is wrong, so there is no default audience
+            continue
+        name = str(one["loc"][0])
+        if name not in Settings.model_fields:
+            faults.append(_is_no_setting(name))
+            continue
+        faults.append(f"{PREFIX}{name.upper()} {_reason(one)}{_shown(name, one['input'])}")
+    return faults
+
+
+def _reason(one: ErrorDetails) -> str:
+    match one["type"]:
+        case "value_error":
+            return str(one["ctx"]["error"])
+        case "literal_error":
+            return f"must be {one['ctx']['expected']}"
+        case _:
+            return "must be a text"
+
+
+def _shown(name: str, value: object) -> str:
+    if name in _SECRET or "@" in str(value):  # what is before an @ may be a password
+        return ""
+    return f", not {_printable(value)}"
+
+
+def _printable(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+
+
+def _readable(value: SecretStr) -> SecretStr:
+    try:
+        url = value.get_secret_value()
+        fine = urlsplit(url).port != 0 and url.isprintable()
+    except ValueError:
+        fine = False
+    if not fine:  # outside of except: urlsplit quotes a piece of the password
+        raise ValueError("cannot be read as a URL; write special characters in its password as %XX")
+    return value

@@ -1,0 +1,180 @@
+"""The composition root: settings become parts, and the parts a router, a verifier and an application."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from sekisho.errors import StartRefused
+from sekisho.integrations.fastapi import RequireUser
+from sekisho.passwords import BCRYPT_12, OWASP, PasswordHasher, Profile
+from sekisho.services.accounts import Accounts
+from sekisho.services.change_password import ChangePassword
+from sekisho.services.events import Event, Events
+from sekisho.services.hashing import HashingPool
+from sekisho.services.login import Login
+from sekisho.services.logout import Logout
+from sekisho.services.mint import Mint
+from sekisho.services.purge import Purge
+from sekisho.services.refresh import Refresh
+from sekisho.services.revocation_watch import RevocationWatch
+from sekisho.services.sessions import SessionLimits, Sessions
+from sekisho.services.signup import PasswordRules, SignUp
+from sekisho.services.throttle import Throttle
+from sekisho.settings import Settings
+from sekisho.sources import source_from
+from sekisho.storage import migrate
+from sekisho.storage.engine import Database
+from sekisho.tokens.keyring import Keyring, KeySet
+from sekisho.tokens.revoked import RevokedSessions
+from sekisho.verify import Verifier
+from sekisho.web import api, operations
+from sekisho.web.cookies import DeviceCookie
+from sekisho.web.key_watch import KeyWatch
+from sekisho.web.route import Latency, route_class
+
+LEEWAY_S: Final = 10
+_ENTRY_MARGIN_S: Final = 60  # a revocation outlives the last access token by this much
+
+
+class Sekisho:
+    """The whole server: mount ``router`` in an application of your own, or run ``app()``.
+
+    The constructor does no I/O. Keys are loaded, and the schema looked at, when the application starts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = CollectorRegistry()
+        self.database = Database(
+            settings.database_url.get_secret_value(),
+            # W/8 at the most: a refresh that took longer would hand out a token the client has given up on.
+            statement_timeout_ms=min(1000, settings.replay_window_s * 1000 // 8),
+        )
+        self._events = Events(self.registry)
+        self._revoked = RevokedSessions()
+        self._watch = RevocationWatch(storage=self.database, revoked=self._revoked, events=self._events)
+        self.verifier = Verifier(
+            issuer=settings.issuer,
+            audience=settings.audience,
+            keys=Keyring([]),
+            revoked=self._revoked,
+            allow_shared_secret=True,  # issuer and verifier are one service here
+            leeway_s=LEEWAY_S,
+            max_lifetime_s=settings.access_token_ttl_s + LEEWAY_S,
+        )
+        self.current_user = RequireUser(self.verifier)
+        self._mint = Mint(
+            issuer=settings.issuer, audience=settings.audience, access_token_ttl_s=settings.access_token_ttl_s
+        )
+        self._keys = KeyWatch(source_from(settings.keys), events=self._events, on_change=self._use_keys)
+        profiles: dict[str, Profile] = {"argon2id": OWASP, "bcrypt": BCRYPT_12}
+        self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self._throttle = Throttle(redis_url=redis_url)
+        self.flows = self._flows()
+        self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
+        self.router = self._router()
+
+    def app(self) -> FastAPI:
+        """A FastAPI application that is the server alone."""
+        from sekisho.web.standalone import standalone_app  # noqa: PLC0415 - only a server of its own needs it
+
+        return standalone_app(self)
+
+    async def check(self) -> None:
+        """Everything that can stop a start, tried out. Raises ``StartRefused`` or ``StorageUnavailable``."""
+        settings = self.settings
+        create = "keys" not in settings.model_fields_set  # a path that someone typed is not made up for them
+        await asyncio.to_thread(self._keys.start, algorithm=settings.signing_algorithm, create=create)
+        if self.database.is_sqlite:
+            await migrate.upgrade(self.database)
+        elif await migrate.is_behind(self.database):
+            raise StartRefused("the database's schema is older than this version: type sekisho db upgrade")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Started on entering, stopped on leaving. The router's lifespan does this by itself."""
+        try:
+            await self.check()
+            await self._watch.load()
+            self._events.record(Event.STARTED, issuer=self.settings.issuer)
+            async with _background([self._watch.run(), self._purge.run(), self._keys.run()]):
+                yield
+            self._events.record(Event.STOPPED)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Gives back threads and connections."""
+        self._passwords.close()
+        await self._throttle.close()
+        await self.database.close()
+
+    def _use_keys(self, key_set: KeySet) -> None:
+        self._mint.use(key_set)
+        self.verifier.replace_keys(key_set.keyring)
+
+    def _flows(self) -> api.Flows:
+        settings = self.settings
+        limits = SessionLimits(
+            idle_s=settings.refresh_token_ttl_s,
+            max_age_s=settings.session_max_age_s,
+            max_sessions=settings.max_sessions,
+            entry_life_s=settings.access_token_ttl_s + LEEWAY_S + _ENTRY_MARGIN_S,
+        )
+        rules = PasswordRules(
+            min_length=settings.password_min_length,
+            service_names=("sekisho", settings.audience, urlsplit(settings.issuer).hostname or ""),
+        )
+        sessions = Sessions(storage=self.database, limits=limits, watch=self._watch, events=self._events)
+        shared: dict[str, Any] = {"storage": self.database, "events": self._events}
+        guarded: dict[str, Any] = {**shared, "passwords": self._passwords, "throttle": self._throttle}
+        signing: dict[str, Any] = {"mint": self._mint, "sessions": sessions}
+        return api.Flows(
+            sign_up=SignUp(**guarded, rules=rules),
+            login=Login(**guarded, **signing),
+            refresh=Refresh(**shared, **signing, window_s=settings.replay_window_s),
+            logout=Logout(storage=self.database, **signing),
+            change_password=ChangePassword(**guarded, **signing, rules=rules),
+            sessions=sessions,
+            accounts=Accounts(storage=self.database, sessions=sessions),
+        )
+
+    def _router(self) -> APIRouter:
+        @asynccontextmanager
+        async def lifespan(_app: Any) -> AsyncIterator[None]:
+            async with self.running():
+                yield
+
+        router = APIRouter(
+            route_class=route_class(events=self._events, latency=Latency(self.registry)), lifespan=lifespan
+        )
+        requests = api.Requests(
+            verifier=self.verifier,
+            trusted_proxies=self.settings.trusted_proxies,
+            device_cookie=DeviceCookie(secure=self.settings.issuer.startswith("https://")),
+        )
+        api.add_routes(router, self.flows, requests)
+        operations.add_routes(
+            router, key_set=lambda: self._keys.key_set, database=self.database, registry=self.registry
+        )
+        operations.add_gauges(self.registry, revoked=self._revoked, watch=self._watch, passwords=self._passwords)
+        return router
+
+
+@asynccontextmanager
+async def _background(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,94 @@
+"""The keys in use: loaded at start, looked at again every few seconds, swapped whole when they change."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+from sekisho.errors import KeyRefused, StartRefused
+from sekisho.services.events import Event, Events
+from sekisho.sources import KeySource
+from sekisho.tokens.algorithms import AlgorithmName
+from sekisho.tokens.keyring import KeySet
+from sekisho.wire import now_s
+
+POLL_S: Final = 3.0
+
+
+class KeyWatch:
+    """Holds the key set in use. ``on_change`` gets every new one, before it counts as in use."""
+
+    def __init__(self, source: KeySource, *, events: Events, on_change: Callable[[KeySet], None]) -> None:
+        self._source = source
+        self._events = events
+        self._on_change = on_change
+        self._document: bytes | None = None
+        self._refused: bytes | None = None
+        self._key_set: KeySet | None = None
+
+    @property
+    def key_set(self) -> KeySet:
+        """The keys in use; there are none before ``start``."""
+        assert self._key_set is not None, "not started"
+        return self._key_set
+
+    def start(self, *, algorithm: AlgorithmName, create: bool) -> None:
+        """Loads the keys, blocking. ``create``: a source that is still empty gets a first set.
+
+        Raises ``StartRefused`` with the command to type.
+        """
+        try:
+            document = self._source.load()
+            if document is None and create and self._source.writable:
+                document = self._create(algorithm)
+            if document is None:
+                raise StartRefused(f"there are no keys in {self._source.name}: type sekisho keys new")
+            key_set = KeySet.from_json(document)
+        except KeyRefused as error:
+            raise StartRefused(f"keys in {self._source.name}: {error.detail}") from None
+        active = key_set.active("sign")
+        if active.alg != algorithm:
+            raise StartRefused(
+                f"the active signing key {active.kid} is for {active.alg}, SEKISHO_SIGNING_ALGORITHM is {algorithm}: "
+                f"set it to {active.alg}, or type sekisho keys rotate --now"
+            )
+        self._take(document, key_set)
+
+    async def run(self) -> None:
+        """Looks every few seconds, until cancelled. While the source is down or wrong, the last good keys stay."""
+        while True:
+            await asyncio.sleep(POLL_S * random.uniform(0.8, 1.2))  # noqa: S311 - nodes must not march in step
+            await self.poll()
+
+    async def poll(self) -> None:
+        """One look."""
+        document: bytes | None = None
+        try:
+            document = await asyncio.to_thread(self._source.load)
+            if document is None:
+                raise KeyRefused("the key set is gone")  # noqa: TRY301 - handled as any other refusal
+            if document == self._document:
+                self._refused = None
+                return
+            if document != self._refused:
+                key_set = KeySet.from_json(document)
+                self._take(document, key_set)
+                active = ", ".join(key.kid for key in key_set.keys if key.state == "active")
+                self._events.record(Event.KEYS_CHANGED, active=active)
+        except KeyRefused as error:
+            told_already = self._refused is not None and self._refused == (document or b"")
+            self._refused = document or b""
+            if not told_already:
+                self._events.record(Event.KEYS_REFUSED, error.code, source=self._source.name, detail=error.detail)
+
+    def _create(self, algorithm: AlgorithmName) -> bytes | None:
+        document = KeySet.generate(algorithm, now=now_s()).to_json()
+        try:
+            self._source.store(document, expected=None)
+        except KeyRefused:
+            return self._source.load()  # another worker was faster; its keys count
+        return document
+
+    def _take(self, document: bytes, key_set: KeySet) -> None:
+        self._on_change(key_set)
+        self._document, self._refused, self._key_set = document, None, key_set

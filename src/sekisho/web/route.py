@@ -1,0 +1,149 @@
+"""What holds for every route of Sekisho, also inside another application, whose own handlers stay untouched.
+
+Limits on headers and bodies, strict JSON, every error as a problem, nothing cached, one latency per request.
+"""
+
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry, Histogram
+from starlette.requests import ClientDisconnect
+
+from sekisho.errors import Overloaded, SekishoError, Throttled
+from sekisho.services.events import Event, Events
+from sekisho.web.problems import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    PRIVATE_HEADERS,
+    BodyTooLarge,
+    HeadersTooLarge,
+    InvalidBody,
+    MalformedJson,
+    WrongMediaType,
+    problem_response,
+)
+from sekisho.wire import WireError, json_object
+
+_Handler = Callable[[Request], Awaitable[Response]]
+_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Latency:
+    """``sekisho_request_seconds`` by route, method and status."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "sekisho_request_seconds",
+            "Time from the request's headers to the response, in seconds.",
+            ("method", "route", "status"),
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """One request."""
+        self._seconds.labels(method, route, str(status)).observe(seconds)
+
+
+class _ReadRequest(Request):
+    """A request whose body was read, bounded and parsed already."""
+
+    def __init__(self, request: Request, body: bytes, document: dict[str, Any] | None) -> None:
+        super().__init__(request.scope, request.receive)
+        self._whole_body = body
+        self._document = document
+
+    async def body(self) -> bytes:
+        return self._whole_body
+
+    async def json(self) -> Any:
+        return self._document
+
+
+def route_class(*, events: Events, latency: Latency) -> type[APIRoute]:
+    """The route class for a router that reports to these."""
+
+    class SekishoRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Any]:
+            handle = super().get_route_handler()
+            reads_body = self.body_field is not None
+
+            async def guarded(request: Request) -> Response:
+                began = time.perf_counter()
+                try:
+                    response = await _answer(request, handle, reads_body=reads_body)
+                except SekishoError as error:
+                    _report(events, error, self.path)
+                    response = _problem(request, error)
+                except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches the client
+                    events.record(Event.CRASHED, type(error).__name__, route=self.path, where=_where(error))
+                    response = _problem(request, SekishoError())
+                latency.observe(request.method, self.path, response.status_code, time.perf_counter() - began)
+                return response
+
+            return guarded
+
+    return SekishoRoute
+
+
+async def _answer(request: Request, handle: _Handler, *, reads_body: bool) -> Response:
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > MAX_HEADER_BYTES:
+        raise HeadersTooLarge
+    try:
+        if reads_body:
+            request = await _with_body(request)
+        response = await handle(request)
+    except RequestValidationError as error:
+        # Of the library's account only place and kind are kept: it also holds the input, and so passwords.
+        raise InvalidBody([(_field(fault["loc"]), str(fault["type"])) for fault in error.errors()]) from None
+    for name, value in PRIVATE_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+async def _with_body(request: Request) -> Request:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:  # what has come in counts, whatever Content-Length says
+                raise BodyTooLarge
+    except ClientDisconnect:
+        raise MalformedJson("the client left") from None
+    if not body:
+        return _ReadRequest(request, b"", None)
+    # A form that another site's page sends by itself cannot have this type (RFC 10017 §6.1.3.3).
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise WrongMediaType
+    try:
+        return _ReadRequest(request, bytes(body), json_object(bytes(body), max_string=MAX_BODY_BYTES))
+    except WireError as error:
+        raise MalformedJson(str(error)) from None
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location[1:]) or "body"
+
+
+def _problem(request: Request, error: SekishoError) -> Response:
+    return problem_response(error, accept_language=request.headers.get("accept-language", ""))
+
+
+def _report(events: Events, error: SekishoError, route: str) -> None:
+    """The refusals that no service tells of itself."""
+    if isinstance(error, Throttled):
+        events.record(Event.THROTTLED, error.code, route=route, lanes=error.detail)
+    elif isinstance(error, Overloaded):
+        events.record(Event.OVERLOADED, error.code, route=route)
+
+
+def _where(error: Exception) -> str:
+    """Files, lines and functions; no values and no message, which may quote a secret."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
