@@ -9,7 +9,7 @@ from sekisho.errors import SessionNotFound
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.revocation_watch import RevocationWatch
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Session, Storage, Transaction, User
+from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Session, Storage, TheftRecord, Transaction, User
 from sekisho.tokens.refresh import SALT_BYTES
 
 
@@ -80,6 +80,14 @@ class Sessions:
         """The live ones, the one used last first."""
         async with self.storage.reading() as tx:
             return await tx.sessions.live_of(user_id, now_us=await tx.now_us())
+
+    async def story(self, session_id: UUID) -> tuple[Session, Sequence[TheftRecord]]:
+        """A session, live or not, with its recorded thefts. Raises ``SessionNotFound``."""
+        async with self.storage.reading() as tx:
+            session = await tx.sessions.find(session_id)
+            if session is None:
+                raise SessionNotFound
+            return session, await tx.sessions.thefts_of(session_id)
 
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
         """Ends one of the user's own sessions. Raises ``SessionNotFound`` for any other, whoever owns it."""

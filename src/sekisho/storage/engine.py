@@ -1,7 +1,9 @@
 """The database behind the ports: SQLite or PostgreSQL, told apart here and nowhere above."""
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Engine, delete, event, select, text
@@ -115,12 +117,26 @@ class Database:
         except PoolTimeoutError:
             raise StorageUnavailable(_RETRY_AFTER_S, "no free database connection in time") from None
         except DBAPIError as error:
-            # The driver's error is not chained: SQLAlchemy's text quotes the statement's values.
-            raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error.orig).__name__}") from None
+            # The driver's error is not chained: its text may quote a row's values.
+            raise StorageUnavailable(_RETRY_AFTER_S, _reason(error)) from None
         except SQLAlchemyError as error:
             raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
         except (OSError, TimeoutError) as error:  # connecting: refused, unreachable, timed out
             raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
+
+
+# SQLSTATE classes whose messages speak of the server and not of rows: connection, authorisation, unknown database,
+# resources, shutdown.
+_ABOUT_THE_SERVER: Final = ("08", "28", "3D", "53", "57")
+
+
+def _reason(error: DBAPIError) -> str:
+    """For the operator: what the database said, where that cannot quote a value."""
+    original = error.orig
+    state = str(getattr(original, "sqlstate", None) or "")
+    if isinstance(original, sqlite3.OperationalError) or state.startswith(_ABOUT_THE_SERVER):
+        return f"database: {str(original).splitlines()[0]}"
+    return f"database: {type(original).__name__} {state}".rstrip()
 
 
 def _parsed(url: str) -> URL:
@@ -147,6 +163,11 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> AsyncEngine:
         connect_args={"timeout": _SQLITE_BUSY_S},
     )
 
+    def make_private(*_: object) -> None:
+        path = url.database
+        if path and path != ":memory:":  # password hashes are nobody else's business, whatever the umask
+            Path(path).touch(mode=0o600)
+
     def set_up(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own implicit BEGIN is deferred, which invites SQLITE_BUSY
         cursor = connection.cursor()
@@ -155,6 +176,7 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    _listen(engine.sync_engine, "do_connect", make_private)
     _listen(engine.sync_engine, "connect", set_up)
     _listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine

@@ -124,6 +124,10 @@ class KeySet:
         """The key that signs."""
         return next(key for key in self.keys if key.purpose == purpose and key.state == "active")
 
+    def next(self, purpose: Purpose) -> Key | None:
+        """The key that is published and waits to sign, if there is one."""
+        return next((key for key in self.keys if key.purpose == purpose and key.state == "next"), None)
+
     def used(self, purpose: Purpose) -> tuple[Key, ...]:
         """The keys that check: all but the retired."""
         return tuple(key for key in self.keys if key.purpose == purpose and key.state in _USED)
@@ -137,7 +141,7 @@ class KeySet:
 
     def with_next(self, purpose: Purpose, alg: AlgorithmName, *, now: int) -> tuple["KeySet", Key]:
         """One more key, published but not signing yet, so that every verifier knows it before it signs."""
-        waiting = self._next(purpose)
+        waiting = self.next(purpose)
         if waiting is not None:
             raise KeyRefused(f"purpose {purpose} has a next key already: {waiting.kid}")
         key = generate_key(alg, purpose=purpose, state="next", now=now)
@@ -145,7 +149,7 @@ class KeySet:
 
     def promoted(self, purpose: Purpose, *, now: int) -> tuple["KeySet", Key]:
         """*next* becomes *active*, and the active key *verify_only*."""
-        waiting = self._next(purpose)
+        waiting = self.next(purpose)
         if waiting is None:
             raise KeyRefused(f"purpose {purpose} has no next key")
         new_state: dict[str, State] = {self.active(purpose).kid: "verify_only", waiting.kid: "active"}
@@ -157,9 +161,6 @@ class KeySet:
         if key.state == "active":
             raise KeyRefused(f"key {kid} is active: rotate first, then retire it")
         return self._with_states({kid: "retired"}, now=now)
-
-    def _next(self, purpose: Purpose) -> Key | None:
-        return next((key for key in self.keys if key.purpose == purpose and key.state == "next"), None)
 
     def _with_states(self, new_state: Mapping[str, State], *, now: int) -> "KeySet":
         return KeySet(key.in_state(new_state[key.kid], now=now) if key.kid in new_state else key for key in self.keys)

@@ -88,9 +88,12 @@ class Sekisho:
 
     async def check(self) -> None:
         """Everything that can stop a start, tried out. Raises ``StartRefused`` or ``StorageUnavailable``."""
-        settings = self.settings
-        create = "keys" not in settings.model_fields_set  # a path that someone typed is not made up for them
-        await asyncio.to_thread(self._keys.start, algorithm=settings.signing_algorithm, create=create)
+        create = "keys" not in self.settings.model_fields_set  # a path that someone typed is not made up for them
+        await asyncio.to_thread(self._keys.start, algorithm=self.settings.signing_algorithm, create=create)
+        await self.check_schema()
+
+    async def check_schema(self) -> None:
+        """On SQLite the schema is brought up to date; elsewhere that is the operator's decision."""
         if self.database.is_sqlite:
             await migrate.upgrade(self.database)
         elif await migrate.is_behind(self.database):

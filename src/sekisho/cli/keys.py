@@ -1,0 +1,133 @@
+"""``sekisho keys``: the key set in its source. No command prints key bytes."""
+
+from typing import Annotated, Final
+
+import typer
+
+from sekisho.cli.output import AsJson, show_rows, time_text
+from sekisho.errors import KeyRefused
+from sekisho.settings import Settings
+from sekisho.sources import KeySource, source_from
+from sekisho.tokens.algorithms import AlgorithmName
+from sekisho.tokens.keyring import KeySet
+from sekisho.tokens.keys import Key, Purpose
+from sekisho.web.app import LEEWAY_S
+from sekisho.wire import now_s
+
+# How long a key is published before it signs: longer than verifiers cache a key set, so that none meets a token whose
+# key it has never heard of.
+PUBLISHED_FIRST_S: Final = 600
+_MARGIN_S: Final = 60
+
+app = typer.Typer(help="The keys: make, show, rotate and retire them.", no_args_is_help=True)
+
+ForPurpose = Annotated[Purpose, typer.Option(help="What the key is for.")]
+
+
+@app.command()
+def new(purpose: ForPurpose = "sign") -> None:
+    """Make a key that is published but does not sign yet. Where there are no keys at all, make the first set."""
+    settings, source = _source()
+    document = source.load()
+    if document is None:
+        key_set = KeySet.generate(settings.signing_algorithm, now=now_s())
+        source.store(key_set.to_json(), expected=None)
+        typer.echo(f"Made a first set of {len(key_set.keys)} keys in {source.name}.")
+        return
+    key_set, key = KeySet.from_json(document).with_next(purpose, _algorithm(settings, purpose), now=now_s())
+    source.store(key_set.to_json(), expected=document)
+    typer.echo(f"Made {_named(key)}. It signs after: sekisho keys rotate --purpose {purpose}")
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """Show the keys: ids, algorithms, purposes and states, never the bytes."""
+    *_, key_set = _loaded()
+    rows = [
+        {
+            "kid": key.kid,
+            "algorithm": key.alg,
+            "purpose": key.purpose,
+            "state": key.state,
+            "created_at": time_text(key.created_at),
+            "state_since": time_text(key.state_since),
+        }
+        for key in key_set.keys
+    ]
+    show_rows(rows, as_json=as_json, empty="No keys.")
+
+
+@app.command()
+def rotate(
+    purpose: ForPurpose = "sign",
+    now: Annotated[bool, typer.Option("--now", help="Do not wait until every verifier knows the new key.")] = False,
+) -> None:
+    """Let the next key sign, and publish another for the time after. Nobody is signed out.
+
+    The first run only publishes a key; run it again ten minutes later, and from then on as often as you like (a
+    weekly cron job, say): each run promotes the key that the run before has published.
+    """
+    settings, source, document, key_set = _loaded()
+    algorithm, time = _algorithm(settings, purpose), now_s()
+    waiting = key_set.next(purpose)
+    if waiting is not None and waiting.alg != algorithm:
+        key_set, waiting = key_set.retired(waiting.kid, now=time), None  # made before the algorithm was changed
+    if waiting is None:
+        key_set, waiting = key_set.with_next(purpose, algorithm, now=time)
+        if not now:
+            source.store(key_set.to_json(), expected=document)
+            typer.echo(f"Published {_named(waiting)}. Run this again in {PUBLISHED_FIRST_S // 60} min: then it signs.")
+            return
+    missing_s = waiting.created_at + PUBLISHED_FIRST_S - time
+    if missing_s > 0 and not now:
+        raise KeyRefused(
+            f"{_named(waiting)} has not been published for long enough: run this again in {missing_s} s, or with --now"
+        )
+    key_set, active = key_set.promoted(purpose, now=time)
+    key_set, _ = key_set.with_next(purpose, algorithm, now=time)
+    source.store(key_set.to_json(), expected=document)
+    typer.echo(f"From now on {_named(active)} signs; running servers take it up within seconds.")
+
+
+@app.command()
+def retire(
+    kid: Annotated[str, typer.Argument(help="The key's id, as sekisho keys list shows it.")],
+    force: Annotated[bool, typer.Option("--force", help="Although tokens made with it may still be in use.")] = False,
+) -> None:
+    """Stop accepting what a key has signed."""
+    settings, source, document, key_set = _loaded()
+    key, time = key_set.find(kid), now_s()
+    needed_until = key.state_since + _life_s(settings, key.purpose)
+    if key.state == "verify_only" and needed_until > time and not force:
+        raise KeyRefused(
+            f"tokens made with {_named(key)} may be in use until {time_text(needed_until)}: wait, or use --force"
+        )
+    source.store(key_set.retired(kid, now=time).to_json(), expected=document)
+    typer.echo(f"Retired {_named(key)}.")
+
+
+def _source() -> tuple[Settings, KeySource]:
+    settings = Settings()
+    return settings, source_from(settings.keys)
+
+
+def _loaded() -> tuple[Settings, KeySource, bytes, KeySet]:
+    settings, source = _source()
+    document = source.load()
+    if document is None:
+        raise KeyRefused(f"there are no keys in {source.name}: type sekisho keys new")
+    return settings, source, document, KeySet.from_json(document)
+
+
+def _algorithm(settings: Settings, purpose: Purpose) -> AlgorithmName:
+    return settings.signing_algorithm if purpose == "sign" else "HS256"
+
+
+def _life_s(settings: Settings, purpose: Purpose) -> int:
+    """How long something made with a key of this purpose can be in use."""
+    longest = settings.access_token_ttl_s if purpose == "sign" else settings.session_max_age_s
+    return longest + 2 * LEEWAY_S + _MARGIN_S
+
+
+def _named(key: Key) -> str:
+    return f"{key.purpose} key {key.kid} ({key.alg})"

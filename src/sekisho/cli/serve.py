@@ -1,0 +1,61 @@
+"""``sekisho serve``."""
+
+import asyncio
+import os
+from typing import Annotated, Final
+
+import typer
+
+from sekisho.errors import StartRefused
+from sekisho.settings import Settings
+from sekisho.web import server
+from sekisho.web.app import Sekisho
+
+DEFAULT_PORT: Final = 8400
+
+_WELCOME: Final = """\
+Sekisho is listening on {at}  (issuer {issuer})
+The API, to read and to try: {at}/docs
+
+The flows, to paste into another shell:
+  curl -sw '\\n' --json '{{"email":"alice@example.com","password":"a gate on the old road"}}' {at}/signup
+  T=$(curl -s --json '{{"email":"alice@example.com","password":"a gate on the old road"}}' {at}/login); echo "$T"
+  curl -sw '\\n' -H "Authorization: Bearer $(echo "$T" | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')" {at}/me
+  curl -sw '\\n' --json "{{\\"refresh_token\\":\\"$(echo "$T" | sed 's/.*"refresh_token":"\\([^"]*\\)".*/\\1/')\\"}}" {at}/refresh
+  curl -i -X POST -H "Authorization: Bearer $(echo "$T" | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')" {at}/logout
+
+Ctrl-C stops it.
+"""
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = DEFAULT_PORT,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes. More than one needs PostgreSQL.")] = 1,
+) -> None:
+    """Run the server.
+
+    With nothing configured it keeps accounts in ./sekisho.db and its keys in ./sekisho-keys.json, and makes both
+    when they are not there.
+    """
+    if port != DEFAULT_PORT:
+        os.environ.setdefault("SEKISHO_ISSUER", f"http://127.0.0.1:{port}")
+    settings = Settings()
+    if not server.port_is_free(host, port):
+        raise StartRefused(f"cannot listen on {host}:{port}: it is in use, or not an address of this machine (--port)")
+    asyncio.run(_try_out(settings, workers))
+    shown_host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not listened on
+    at = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{port}"
+    typer.echo(_WELCOME.format(at=at, issuer=settings.issuer))
+    server.run(host=host, port=port, workers=workers)
+
+
+async def _try_out(settings: Settings, workers: int) -> None:
+    """What can stop the start does so here, in one line, and not in a worker's traceback."""
+    sekisho = Sekisho(settings)
+    try:
+        if workers > 1 and sekisho.database.is_sqlite:
+            raise StartRefused("SQLite takes one writer: use --workers 1, or set SEKISHO_DATABASE_URL to PostgreSQL")
+        await sekisho.check()
+    finally:
+        await sekisho.close()
