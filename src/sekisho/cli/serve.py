@@ -13,16 +13,27 @@ from sekisho.web.app import Sekisho
 
 DEFAULT_PORT: Final = 8400
 
-_WELCOME: Final = """\
+_ACCOUNT: Final = """'{"email":"alice@example.com","password":"a gate on the old road"}'"""
+
+
+def _from_reply(member: str) -> str:
+    """Shell that picks a member out of the login's reply in $T."""
+    return rf"""$(echo "$T" | sed 's/.*"{member}":"\([^"]*\)".*/\1/')"""
+
+
+def _welcome(at: str, issuer: str) -> str:
+    bearer = f'-H "Authorization: Bearer {_from_reply("access_token")}"'
+    refresh_token = rf'"{{\"refresh_token\":\"{_from_reply("refresh_token")}\"}}"'
+    return f"""\
 Sekisho is listening on {at}  (issuer {issuer})
 The API, to read and to try: {at}/docs
 
 The flows, to paste into another shell:
-  curl -sw '\\n' --json '{{"email":"alice@example.com","password":"a gate on the old road"}}' {at}/signup
-  T=$(curl -s --json '{{"email":"alice@example.com","password":"a gate on the old road"}}' {at}/login); echo "$T"
-  curl -sw '\\n' -H "Authorization: Bearer $(echo "$T" | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')" {at}/me
-  curl -sw '\\n' --json "{{\\"refresh_token\\":\\"$(echo "$T" | sed 's/.*"refresh_token":"\\([^"]*\\)".*/\\1/')\\"}}" {at}/refresh
-  curl -i -X POST -H "Authorization: Bearer $(echo "$T" | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')" {at}/logout
+  curl -sw '\\n' --json {_ACCOUNT} {at}/signup
+  T=$(curl -s --json {_ACCOUNT} {at}/login); echo "$T"
+  curl -sw '\\n' {bearer} {at}/me
+  curl -sw '\\n' --json {refresh_token} {at}/refresh
+  curl -i -X POST {bearer} {at}/logout
 
 Ctrl-C stops it.
 """
@@ -46,7 +57,7 @@ def serve(
     asyncio.run(_try_out(settings, workers))
     shown_host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not listened on
     at = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{port}"
-    typer.echo(_WELCOME.format(at=at, issuer=settings.issuer))
+    typer.echo(_welcome(at, settings.issuer))
     server.run(host=host, port=port, workers=workers)
 
 

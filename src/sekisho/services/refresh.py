@@ -15,12 +15,14 @@ from sekisho.errors import (
     RefreshTokenInvalid,
     RefreshWait,
     StorageUnavailable,
+    TryLater,
 )
 from sekisho.rotation import Action, Decision, RotationState, decide
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.mint import Grant, Mint
 from sekisho.services.sessions import Sessions
+from sekisho.services.stall import StallWatch
 from sekisho.storage.ports import (
     MICROSECONDS,
     Cause,
@@ -56,14 +58,17 @@ class Refresh:
     sessions: Sessions
     events: Events
     window_s: int
+    stall: StallWatch
 
     async def __call__(self, *, token: str, caller: Caller) -> Grant:
-        """A new pair. Raises ``RefreshRefused``, ``RefreshWait`` and ``StorageUnavailable``.
+        """A new pair. Raises ``RefreshRefused``, ``TryLater``, ``RefreshWait`` and ``StorageUnavailable``.
 
         A refusal for garbage (``RefreshTokenInvalid``) ends nobody's session.
         """
         try:
             presented = self.mint.read_refresh_token(token)  # garbage ends here, before the database
+            if self.stall.stalled:
+                raise TryLater(1, "this node stood still; the request may be an old one")
             async with self.storage.writing() as tx:
                 outcome = await self._decide(tx, presented, caller)
         except RefreshTokenInvalid as error:

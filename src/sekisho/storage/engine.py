@@ -122,7 +122,7 @@ class Database:
         except SQLAlchemyError as error:
             raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
         except (OSError, TimeoutError) as error:  # connecting: refused, unreachable, timed out
-            raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
+            raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__} {error}".rstrip()) from None
 
 
 # SQLSTATE classes whose messages speak of the server and not of rows: connection, authorisation, unknown database,

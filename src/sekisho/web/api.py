@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from sekisho.errors import AuthenticationRequired, SessionNotFound
+from sekisho.errors import AuthenticationRequired, SessionNotFound, TryLater
 from sekisho.integrations.fastapi import RequireUser
 from sekisho.services.accounts import Accounts
 from sekisho.services.caller import Caller
@@ -202,6 +202,8 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
     @router.post("/refresh", responses=documented(400, 401, 413, 415, 422, 503))
     async def refresh(request: Request, body: RefreshBody) -> TokenPair:
         """Exchange a refresh token for a new pair."""
+        if await request.is_disconnected():  # nobody would receive the new position
+            raise TryLater(1, "the client left")
         return _pair(await flows.refresh(token=body.refresh_token, caller=requests.caller(request)))
 
     @router.post("/logout", status_code=204, responses=documented(400, 401, 413, 415, 422, 503))

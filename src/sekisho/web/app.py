@@ -24,6 +24,7 @@ from sekisho.services.refresh import Refresh
 from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.services.sessions import SessionLimits, Sessions
 from sekisho.services.signup import PasswordRules, SignUp
+from sekisho.services.stall import StallWatch
 from sekisho.services.throttle import Throttle
 from sekisho.settings import Settings
 from sekisho.sources import source_from
@@ -76,6 +77,7 @@ class Sekisho:
         self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._throttle = Throttle(redis_url=redis_url)
+        self._stall = StallWatch(longest_s=settings.replay_window_s / 4)
         self.flows = self._flows()
         self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
         self.router = self._router()
@@ -106,7 +108,7 @@ class Sekisho:
             await self.check()
             await self._watch.load()
             self._events.record(Event.STARTED, issuer=self.settings.issuer)
-            async with _background([self._watch.run(), self._purge.run(), self._keys.run()]):
+            async with _background([self._watch.run(), self._stall.run(), self._purge.run(), self._keys.run()]):
                 yield
             self._events.record(Event.STOPPED)
         finally:
@@ -141,7 +143,7 @@ class Sekisho:
         return api.Flows(
             sign_up=SignUp(**guarded, rules=rules),
             login=Login(**guarded, **signing),
-            refresh=Refresh(**shared, **signing, window_s=settings.replay_window_s),
+            refresh=Refresh(**shared, **signing, window_s=settings.replay_window_s, stall=self._stall),
             logout=Logout(storage=self.database, **signing),
             change_password=ChangePassword(**guarded, **signing, rules=rules),
             sessions=sessions,

@@ -1,0 +1,43 @@
+"""A node that stood still must not carry out what its clients have given up on."""
+
+from sekisho.services.stall import StallWatch
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watch_at(clock: Clock) -> StallWatch:
+    return StallWatch(longest_s=7.5, monotonic=clock)
+
+
+def test_ordinary_ticks_are_no_stall() -> None:
+    clock = Clock()
+    watch = watch_at(clock)
+    for _ in range(50):
+        clock.now += 7.5
+        assert not watch.stalled
+        watch.tick()
+    assert not watch.stalled
+
+
+def test_a_stall_shows_before_the_first_tick_after_it() -> None:
+    clock = Clock()
+    watch = watch_at(clock)
+    clock.now += 7.6
+    assert watch.stalled
+
+
+def test_the_backlog_after_a_stall_is_suspect_for_a_second() -> None:
+    clock = Clock()
+    watch = watch_at(clock)
+    clock.now += 60
+    watch.tick()
+    clock.now += 0.9
+    assert watch.stalled
+    clock.now += 0.1
+    assert not watch.stalled
