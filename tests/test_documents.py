@@ -1,0 +1,57 @@
+"""The documents say what the code does: tables are compared, examples are the files that a test runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sekisho import errors
+from sekisho.settings import settings_table
+from sekisho.web import problems
+
+ROOT = Path(__file__).parent.parent
+NOT_OVER_HTTP = {errors.KeyRefused, errors.StartRefused, problems.RequestError}
+
+
+def error_classes() -> list[type[errors.SekishoError]]:
+    found: list[type[errors.SekishoError]] = [errors.SekishoError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in found if not kind.__name__.startswith("_") and kind not in NOT_OVER_HTTP]
+
+
+def test_the_readme_has_every_setting_with_its_default_and_meaning() -> None:
+    table = (ROOT / "README.md").read_text().split("<!-- settings")[1].split("<!-- end of settings -->")[0]
+    rows = re.findall(r"^\| `(SEKISHO_\w+)` \| `?(.*?)`? \| (.*) \|$", table, re.MULTILINE)
+    assert rows == settings_table()
+
+
+@pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)
+def test_every_error_is_listed_with_status_and_codes(kind: type[errors.SekishoError]) -> None:
+    status = problems.status_of(kind.__new__(kind))
+    own = "" if kind.code == kind.public_code else f"`{kind.code}`"
+    assert f"| {status} | `{kind.public_code}` | {own} |" in (ROOT / "docs/errors.md").read_text()
+
+
+def test_codes_name_one_error_each() -> None:
+    codes = [kind.code for kind in error_classes()]
+    assert len(codes) == len(set(codes))
+
+
+def test_every_error_speaks_both_languages() -> None:
+    for kind in error_classes():
+        assert kind.text_en.isascii()
+        assert re.search("[ぁ-ん]", kind.text_ja), kind
+
+
+def test_the_readmes_example_is_the_one_that_runs() -> None:
+    shown = re.search(r"<!-- examples/mounted.py -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = (ROOT / "examples/mounted.py").read_text().split('"""\n', 1)[1].lstrip("\n")
+    assert shown is not None
+    assert shown[1] == code
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = {path.stem for path in (ROOT / "src/sekisho").iterdir() if not path.name.startswith(("_", "py.", "data"))}
+    assert {room for room in rooms if not re.search(rf"\b{room}\b", text)} == set()
