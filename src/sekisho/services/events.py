@@ -5,6 +5,7 @@ login (people type passwords into that field). Lines are JSON in ASCII, so nothi
 """
 
 import logging
+import traceback
 from enum import StrEnum
 from typing import Any, Final
 
@@ -68,6 +69,12 @@ class Events:
         self._total.labels(event.value, outcome).inc()
         write = _logger.warning if event in _WARNINGS else _logger.info
         write(event.value, outcome=outcome, **{name: _plain(value) for name, value in facts.items()})
+
+
+def where(error: Exception) -> str:
+    """The place of a crash: files, lines and functions; no values and no message, which may quote a secret."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 def _plain(value: Any) -> Any:

@@ -84,11 +84,8 @@ class HashingPool:
             executor.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        future = self._submit(work)
-        try:
-            return await asyncio.wrap_future(future)
-        finally:
-            future.cancel()  # the client has gone: unless it has begun, the work is not done. No effect once it is.
+        # Passes a cancellation on: when the client has gone, work that has not begun is never done.
+        return await asyncio.wrap_future(self._submit(work))
 
     def _submit(self, work: Callable[[], _T]) -> Future[_T]:
         with self._lock:

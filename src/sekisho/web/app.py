@@ -1,8 +1,8 @@
 """The composition root: settings become parts, and the parts a router, a verifier and an application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from sekisho.integrations.fastapi import RequireUser
 from sekisho.passwords import BCRYPT_12, OWASP, PasswordHasher, Profile
 from sekisho.services.accounts import Accounts
 from sekisho.services.change_password import ChangePassword
-from sekisho.services.events import Event, Events
+from sekisho.services.events import Event, Events, where
 from sekisho.services.hashing import HashingPool
 from sekisho.services.login import Login
 from sekisho.services.logout import Logout
@@ -108,7 +108,8 @@ class Sekisho:
             await self.check()
             await self._watch.load()
             self._events.record(Event.STARTED, issuer=self.settings.issuer)
-            async with _background([self._watch.run(), self._stall.run(), self._purge.run(), self._keys.run()]):
+            loops = (self._watch.run, self._stall.run, self._purge.run, self._keys.run)
+            async with _background(loops, self._events):
                 yield
             self._events.record(Event.STOPPED)
         finally:
@@ -172,14 +173,22 @@ class Sekisho:
         return router
 
 
+async def _for_ever(loop: Callable[[], Awaitable[None]], events: Events) -> None:
+    """Keeps a loop going. One that died in silence would leave this node with an old view of the revocations."""
+    while True:
+        try:
+            await loop()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
+            events.record(Event.CRASHED, type(error).__name__, where=where(error))
+            await asyncio.sleep(1)
+
+
 @asynccontextmanager
-async def _background(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(loop) for loop in loops]
+async def _background(loops: Sequence[Callable[[], Awaitable[None]]], events: Events) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(_for_ever(loop, events)) for loop in loops]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)

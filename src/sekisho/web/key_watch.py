@@ -23,7 +23,7 @@ class KeyWatch:
         self._events = events
         self._on_change = on_change
         self._document: bytes | None = None
-        self._refused: bytes | None = None
+        self._failing = False
         self._key_set: KeySet | None = None
 
     @property
@@ -62,24 +62,21 @@ class KeyWatch:
 
     async def poll(self) -> None:
         """One look."""
-        document: bytes | None = None
         try:
             document = await asyncio.to_thread(self._source.load)
             if document is None:
                 raise KeyRefused("the key set is gone")  # noqa: TRY301 - handled as any other refusal
-            if document == self._document:
-                self._refused = None
-                return
-            if document != self._refused:
+            if document != self._document:
                 key_set = KeySet.from_json(document)
                 self._take(document, key_set)
                 active = ", ".join(key.kid for key in key_set.keys if key.state == "active")
                 self._events.record(Event.KEYS_CHANGED, active=active)
         except KeyRefused as error:
-            told_already = self._refused is not None and self._refused == (document or b"")
-            self._refused = document or b""
-            if not told_already:
+            if not self._failing:  # told once, not at every look
                 self._events.record(Event.KEYS_REFUSED, error.code, source=self._source.name, detail=error.detail)
+            self._failing = True
+        else:
+            self._failing = False
 
     def _create(self, algorithm: AlgorithmName) -> bytes | None:
         document = KeySet.generate(algorithm, now=now_s()).to_json()
@@ -91,4 +88,4 @@ class KeyWatch:
 
     def _take(self, document: bytes, key_set: KeySet) -> None:
         self._on_change(key_set)
-        self._document, self._refused, self._key_set = document, None, key_set
+        self._document, self._key_set = document, key_set

@@ -4,7 +4,6 @@ Limits on headers and bodies, strict JSON, every error as a problem, nothing cac
 """
 
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.requests import ClientDisconnect
 
 from sekisho.errors import Overloaded, SekishoError, Throttled
-from sekisho.services.events import Event, Events
+from sekisho.services.events import Event, Events, where
 from sekisho.web.problems import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -81,7 +80,7 @@ def route_class(*, events: Events, latency: Latency) -> type[APIRoute]:
                     _report(events, error, self.path)
                     response = _problem(request, error)
                 except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches the client
-                    events.record(Event.CRASHED, type(error).__name__, route=self.path, where=_where(error))
+                    events.record(Event.CRASHED, type(error).__name__, route=self.path, where=where(error))
                     response = _problem(request, SekishoError())
                 latency.observe(request.method, self.path, response.status_code, time.perf_counter() - began)
                 return response
@@ -141,9 +140,3 @@ def _report(events: Events, error: SekishoError, route: str) -> None:
         events.record(Event.THROTTLED, error.code, route=route, lanes=error.detail)
     elif isinstance(error, Overloaded):
         events.record(Event.OVERLOADED, error.code, route=route)
-
-
-def _where(error: Exception) -> str:
-    """Files, lines and functions; no values and no message, which may quote a secret."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
