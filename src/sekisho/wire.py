@@ -109,7 +109,7 @@ def _refuse_constant(_text: str) -> NoReturn:
 
 
 def _check(value: object, max_string: int, depth: int) -> None:
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH and isinstance(value, dict | list):
         raise WireError("nested too deeply")
     if isinstance(value, str):
         if len(value) > max_string:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sekisho.errors import StartRefused
+from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.settings import Settings
 from sekisho.web import server
 from sekisho.web.app import Sekisho
@@ -68,5 +68,7 @@ async def _try_out(settings: Settings, workers: int) -> None:
         if workers > 1 and sekisho.database.is_sqlite:
             raise StartRefused("SQLite takes one writer: use --workers 1, or set SEKISHO_DATABASE_URL to PostgreSQL")
         await sekisho.check()
+    except StorageUnavailable as error:
+        raise StartRefused(f"SEKISHO_DATABASE_URL: {error.detail}") from None
     finally:
         await sekisho.close()

@@ -90,8 +90,11 @@ class Refresh:
         if rotated is not None:
             self.mint.check_secret(presented, rotated)  # a mismatch rolls the update back
             return _Outcome(Action.ROTATE, rotated, rotated.made_at_us)
-        for _ in range(_ATTEMPTS):
-            session = await tx.sessions.find(presented.session_id)
+        for attempt in range(_ATTEMPTS):
+            # The first look takes no lock: mostly nothing is to be written. When many tabs write at once, the losers
+            # of the first round would go on losing without one.
+            look_up = tx.sessions.locked if attempt else tx.sessions.find
+            session = await look_up(presented.session_id)
             if session is None:
                 raise RefreshTokenInvalid("its session is not known")
             self.mint.check_secret(presented, session)

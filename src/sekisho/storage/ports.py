@@ -148,6 +148,9 @@ class Sessions(Protocol):
 
     async def find(self, session_id: UUID) -> Session | None: ...  # noqa: D102
 
+    async def locked(self, session_id: UUID) -> Session | None:
+        """As ``find``, and nobody else changes the row until the transaction ends."""
+
     async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions, the one used last first."""
         ...

@@ -87,8 +87,11 @@ class SqlSessions:
 
     async def find(self, session_id: UUID) -> Session | None:
         """The row with its user's roles, live or not."""
-        row = (await self._connection.execute(select(*_columns).where(sessions.c.id == session_id))).one_or_none()
-        return None if row is None else _session(row)
+        return await self._one(select(*_columns).where(sessions.c.id == session_id))
+
+    async def locked(self, session_id: UUID) -> Session | None:
+        """The same, locked on PostgreSQL; on SQLite the transaction is the only writer anyway."""
+        return await self._one(select(*_columns).where(sessions.c.id == session_id).with_for_update(of=sessions))
 
     async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions of a user, the one used last first."""
@@ -182,6 +185,10 @@ class SqlSessions:
         return (
             await self._connection.execute(delete(sessions).where(sessions.c.ended_at_us < ended_before_us))
         ).rowcount
+
+    async def _one(self, statement: Select[Any]) -> Session | None:
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _session(row)
 
     async def _end(
         self, conditions: Sequence[ColumnElement[bool]], *, cause: Cause, now_us: int, lapses_at_us: int

@@ -24,6 +24,7 @@ ALGORITHMS: Final[tuple[AlgorithmName, ...]] = get_args(AlgorithmName)
 _HMAC_MIN_BYTES: Final = 32  # RFC 7518 §3.2: at least the size of the hash output
 _HMAC_MIN_DISTINCT_BYTES: Final = 12  # 32 random bytes have fewer with probability < 10^-13; "aaaa…" has one
 _RSA_MIN_BITS: Final = 2048  # RFC 7518 §3.3
+_RSA_MAX_BITS: Final = 8192  # a check takes time that grows with the square of the size
 _RSA_NEW_BITS: Final = 3072
 _RSA_EXPONENT: Final = 65537
 _P256_BYTES: Final = 32
@@ -238,6 +239,8 @@ class Rs256(_Secretive):
     def __init__(self, public: rsa.RSAPublicKey, private: rsa.RSAPrivateKey | None = None) -> None:
         if public.key_size < _RSA_MIN_BITS:
             raise KeyRefused("an RSA key needs at least 2048 bits")
+        if public.key_size > _RSA_MAX_BITS:
+            raise KeyRefused("an RSA key has at most 8192 bits")
         if public.public_numbers().e != _RSA_EXPONENT:
             raise KeyRefused("an RSA key needs the exponent 65537")
         self._public = public

@@ -94,6 +94,8 @@ class KeySet:
         self.keys = tuple(keys)
         if len({key.kid for key in self.keys}) != len(self.keys):
             raise KeyRefused("two keys have the same kid")
+        if len({key.material.private_members().get("k", key.kid) for key in self.keys}) != len(self.keys):
+            raise KeyRefused("two keys have the same secret: each purpose needs a key of its own")
         for purpose in PURPOSES:
             active = [key.kid for key in self.keys if key.purpose == purpose and key.state == "active"]
             if len(active) != 1:

@@ -112,6 +112,9 @@ def verification_key(jwk: Mapping[str, Any]) -> Key:
     if not isinstance(operations, list) or "verify" not in operations:
         raise KeyRefused("key_ops does not allow verify")
     material = algorithms.from_jwk(jwk)
+    if material.alg != "HS256" and material.can_sign:
+        # Whoever checks has no use for private members; a set that holds them by mistake must not spread further.
+        material = algorithms.from_jwk(material.public_members())
     if not kid and material.alg != "HS256":
         kid = thumbprint(material.public_members())
     return Key(kid, material)

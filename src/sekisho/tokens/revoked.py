@@ -25,9 +25,9 @@ class RevokedSessions:
         self.add(entries)
 
     def add(self, entries: Iterable[Revocation]) -> None:
-        """Adds entries; one that is there already is harmless."""
-        for entry in entries:
-            self._lapses_at[entry.session_id] = entry.lapses_at
+        """Adds entries; one that is there already is harmless, and never shortened."""
+        for session_id, lapses_at in entries:
+            self._lapses_at[session_id] = max(lapses_at, self._lapses_at.get(session_id, 0))
 
     def forget_lapsed(self, now: int) -> None:
         """Drops what has lapsed: every token that such an entry would refuse is refused as expired."""

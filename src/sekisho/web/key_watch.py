@@ -42,10 +42,11 @@ class KeyWatch:
             if document is None and create and self._source.writable:
                 document = self._create(algorithm)
             if document is None:
-                raise StartRefused(f"there are no keys in {self._source.name}: type sekisho keys new")
+                remedy = "type sekisho keys new" if self._source.writable else "set it to a key set"
+                raise StartRefused(f"SEKISHO_KEYS: there are no keys in {self._source.name}: {remedy}")
             key_set = KeySet.from_json(document)
         except KeyRefused as error:
-            raise StartRefused(f"keys in {self._source.name}: {error.detail}") from None
+            raise StartRefused(f"SEKISHO_KEYS: {self._source.name}: {error.detail}") from None
         active = key_set.active("sign")
         if active.alg != algorithm:
             raise StartRefused(

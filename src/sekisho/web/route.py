@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.requests import ClientDisconnect
 
-from sekisho.errors import Overloaded, SekishoError, Throttled
+from sekisho.errors import Overloaded, SekishoError, StorageUnavailable, Throttled
 from sekisho.services.events import Event, Events, where
 from sekisho.web.problems import (
     MAX_BODY_BYTES,
@@ -140,3 +140,5 @@ def _report(events: Events, error: SekishoError, route: str) -> None:
         events.record(Event.THROTTLED, error.code, route=route, lanes=error.detail)
     elif isinstance(error, Overloaded):
         events.record(Event.OVERLOADED, error.code, route=route)
+    elif isinstance(error, StorageUnavailable):
+        events.record(Event.STORAGE_FAILED, "request", route=route, detail=error.detail)
