@@ -75,6 +75,11 @@ class HashingPool:
         """As ``PasswordHasher.needs_rehash``; quick."""
         return self._hasher.needs_rehash(stored)
 
+    def open(self) -> None:
+        """Takes work again after ``close``: an application may be started more than once in a process."""
+        with self._lock:
+            self._closed = False
+
     def close(self) -> None:
         """Lets running work end; waiting and later callers get ``Overloaded``. Does not wait; may be repeated."""
         with self._lock:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sekisho.errors import StorageUnavailable, WrongCredentials
+from sekisho.errors import Overloaded, PasswordTooLong, StorageUnavailable, WrongCredentials
 from sekisho.services.caller import Caller, device_hash
 from sekisho.services.email_address import canonical_or_raw
 from sekisho.services.events import Event, Events
@@ -84,7 +84,19 @@ class Login:
             raise
         await self.throttle.succeeded(lanes)
         assert stored is not None, "a decoy never verifies"
-        return await self.passwords.hash(password) if self.passwords.needs_rehash(stored) else None
+        return await self._better_hash(password, stored)
+
+    async def _better_hash(self, password: str, stored: str) -> str | None:
+        """A new hash where the stored one is weaker than today's, or of another kind."""
+        if not self.passwords.needs_rehash(stored):
+            return None
+        try:
+            return await self.passwords.hash(password)
+        except (
+            PasswordTooLong,
+            Overloaded,
+        ):  # too long for bcrypt, or no time now: the password was right all the same
+            return None
 
     async def _open(self, user: User, new_hash: str | None, caller: Caller, device_token: str) -> SignedIn | User:
         """One transaction opens the session, unless the password or the account changed since it was read."""

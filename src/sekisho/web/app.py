@@ -105,6 +105,7 @@ class Sekisho:
     async def running(self) -> AsyncIterator[None]:
         """Started on entering, stopped on leaving. The router's lifespan does this by itself."""
         try:
+            self._passwords.open()
             await self.check()
             await self._watch.load()
             self._events.record(Event.STARTED, issuer=self.settings.issuer)
