@@ -5,7 +5,7 @@ import sys
 import typer
 
 from sekisho.cli import database, keys, serve, sessions, token, users
-from sekisho.errors import SekishoError, StartRefused
+from sekisho.errors import InputError, SekishoError, StartRefused
 
 app = typer.Typer(
     help="Sekisho: accounts, sessions and tokens for Python services. Settings come from SEKISHO_… variables.",
@@ -27,5 +27,12 @@ def main() -> None:
     try:
         app()
     except SekishoError as error:
-        sys.stderr.write(f"sekisho: {error.detail or error.text_en}\n")
+        sys.stderr.write(f"sekisho: {_line(error)}\n")
         sys.exit(2 if isinstance(error, StartRefused) else 1)
+
+
+def _line(error: SekishoError) -> str:
+    # What is wrong with an input stands in its class; the detail, where there is one, is a remark on it.
+    if isinstance(error, InputError) and type(error) is not InputError and error.detail:
+        return f"{error.text_en} ({error.detail})"
+    return error.detail or error.text_en

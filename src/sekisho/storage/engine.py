@@ -24,6 +24,7 @@ from sekisho.wire import now_us
 POOL_SIZE: Final = 10
 _POOL_WAIT_S: Final = 1.0
 _CONNECT_S: Final = 2.0
+_STALL_S: Final = 0.5  # beyond the statement's own limit
 _SQLITE_BUSY_S: Final = 1.0
 _SQLITE_READERS: Final = 4
 _RETRY_AFTER_S: Final = 1
@@ -78,8 +79,10 @@ class Database:
             # several starve. Readers see the last commit meanwhile (WAL).
             self._writer = _sqlite_engine(self.url, pool_size=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(self.url, pool_size=_SQLITE_READERS, begin="BEGIN")
+            self._migrator = self._writer
         else:
             self._writer = self._reader = _postgresql_engine(self.url, statement_timeout_ms)
+            self._migrator = _postgresql_engine(self.url, None)  # an index may take its time
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SqlTransaction]:
@@ -95,8 +98,8 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """The bare connection in a writing transaction, for migrations."""
-        async with self._transaction(self._writer) as connection:
+        """The bare connection in a writing transaction without a time limit, for migrations."""
+        async with self._transaction(self._migrator) as connection:
             yield connection
 
     async def ping(self) -> None:
@@ -108,6 +111,7 @@ class Database:
         """Closes every connection."""
         await self._writer.dispose()
         await self._reader.dispose()
+        await self._migrator.dispose()
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -182,22 +186,24 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> AsyncEngine:
     return engine
 
 
-def _postgresql_engine(url: URL, statement_timeout_ms: int) -> AsyncEngine:
+def _postgresql_engine(url: URL, statement_timeout_ms: int | None) -> AsyncEngine:
+    server_settings = {
+        "application_name": "sekisho",
+        "idle_in_transaction_session_timeout": "10000",
+        "jit": "off",  # costs more than these one-row statements
+    }
+    connect_args: dict[str, Any] = {"timeout": _CONNECT_S, "server_settings": server_settings}
+    if statement_timeout_ms is not None:
+        server_settings["statement_timeout"] = str(statement_timeout_ms)
+        # The server's own limit does not help against a server that stands still.
+        connect_args["command_timeout"] = statement_timeout_ms / 1000 + _STALL_S
     return create_async_engine(
         url,
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=_POOL_WAIT_S,
         hide_parameters=True,
-        connect_args={
-            "timeout": _CONNECT_S,
-            "server_settings": {
-                "application_name": "sekisho",
-                "statement_timeout": str(statement_timeout_ms),
-                "idle_in_transaction_session_timeout": "10000",
-                "jit": "off",  # costs more than these one-row statements
-            },
-        },
+        connect_args=connect_args,
     )
 
 

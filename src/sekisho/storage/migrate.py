@@ -46,7 +46,6 @@ async def upgrade(database: Database) -> None:
     """
     async with database.connection() as connection:
         if not database.is_sqlite:
-            await connection.execute(text("SET LOCAL statement_timeout = 0"))  # an index may take its time
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         await connection.run_sync(_upgrade)
 

@@ -24,7 +24,8 @@ from sekisho.storage.ports import Cause, Ended, RotationWrite, Session, TheftRec
 from sekisho.storage.revocations import SqlRevocations
 from sekisho.storage.schema import sessions, thefts, users
 
-# Asked anew by each statement and not once per transaction: one that waited for a row lock must not use an old time.
+# Asked anew by each statement, not once per transaction as now() is. One that waits for a row lock keeps the
+# time from before: what the holder of the lock wrote lies in its future, and its conditions fail, as they must.
 PG_NOW_US: Final[ColumnElement[int]] = literal_column(
     "(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger
 )

@@ -18,29 +18,43 @@ _APP: Final = "sekisho.web.standalone:create_app"
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """httptools keeps reading headers for as long as someone sends them; this stops at 32 KiB."""
+    """httptools keeps reading headers, and trailers, for as long as someone sends them; this stops at 32 KiB.
+
+    Trailers are dropped: uvicorn would append them to the headers, past every proxy that has checked or set those
+    (RFC 9110 §6.5.1).
+    """
 
     _in_headers = True
-    _header_bytes = 0
+    _bytes_without_body = 0
 
     def data_received(self, data: bytes) -> None:
-        """Counts what came in while the headers are not complete."""
-        if self._in_headers:
-            self._header_bytes += len(data)
+        """Counts what came in since the request, or the last piece of its body."""
+        self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-            self.transport.write(_HEADERS_TOO_LARGE)
+        if self._bytes_without_body > MAX_HEADER_BYTES and not self.transport.is_closing():
+            if self._in_headers:
+                self.transport.write(_HEADERS_TOO_LARGE)
             self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Headers alone; what comes after the body is a trailer."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The limit is the application's from here: it sees the exact size."""
-        self._in_headers = False
+        self._in_headers, self._bytes_without_body = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """The application counts it."""
+        self._bytes_without_body = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next request on this connection begins."""
         super().on_message_complete()
-        self._in_headers, self._header_bytes = True, 0
+        self._in_headers, self._bytes_without_body = True, 0
 
 
 def run(*, host: str, port: int, workers: int) -> None:

@@ -36,6 +36,7 @@ def standalone_app(sekisho: Sekisho) -> FastAPI:
         description=_DESCRIPTION,
         version=_version(),
         redoc_url=None,
+        redirect_slashes=False,  # a redirect's Location would take its host from the Host header
         swagger_ui_parameters={"persistAuthorization": True},
     )
     app.include_router(sekisho.router)

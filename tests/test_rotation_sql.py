@@ -1,0 +1,224 @@
+"""The statement of the ordinary refresh says what ``rotation.decide`` says, and of several at once it lets one through."""
+
+import asyncio
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from sekisho.rotation import Action, Decision, RotationState, decide
+from sekisho.storage import schema
+from sekisho.storage.engine import Database, SqlTransaction
+from sekisho.storage.ports import Cause, RotationWrite, Session
+from sekisho.storage.sessions import SqlSessions
+from test_storage import HOUR, NOW, SECOND, a_session, a_user, database, found, owner, stored_session
+
+__all__ = ["database", "owner"]  # fixtures
+
+pytestmark = pytest.mark.anyio
+
+WINDOW_S = 30
+WINDOW = WINDOW_S * SECOND
+IDLE = 7 * 24 * HOUR
+REQUEST = {"window_us": WINDOW, "idle_us": IDLE, "address": "2001:db8::1", "user_agent": "another"}
+
+
+def times(*boundaries: int) -> st.SearchStrategy[int]:
+    """Offsets from now: at each boundary, one microsecond and a tenth of a second to either side, and anywhere."""
+    near = [boundary + by for boundary in boundaries for by in (-SECOND // 10, -1, 0, 1, SECOND // 10)]
+    return st.sampled_from(near) | st.integers(-3 * WINDOW, HOUR)
+
+
+def mostly(value: object, otherwise: st.SearchStrategy) -> st.SearchStrategy:
+    """Mostly what lets a refresh through, so that each condition is often the only one that fails."""
+    return st.sampled_from([*[st.just(value)] * 9, otherwise]).flatmap(lambda strategy: strategy)
+
+
+small = st.integers(0, 3)
+rows = st.fixed_dictionaries(
+    {
+        "generation": small,
+        "branch": small,
+        "parent_branch": st.none() | small,
+        "made_at_us": times(-WINDOW, 0),
+        "handed_out_at_us": mostly(-WINDOW - 1, times(-WINDOW, 0)),
+        "idle_ends_at_us": mostly(HOUR, times(0)),
+        "ends_at_us": mostly(HOUR, times(0)),
+        "ended": mostly(False, st.just(True)),
+        "user_disabled": mostly(False, st.just(True)),
+    }
+)
+presented_by = mostly((0, 0), st.tuples(st.integers(-2, 2), st.integers(-2, 2)))
+
+ROTATES = {
+    "generation": 2,
+    "branch": 3,
+    "parent_branch": 1,
+    "made_at_us": -HOUR,
+    "handed_out_at_us": -WINDOW - 1,
+    "idle_ends_at_us": HOUR,
+    "ends_at_us": HOUR,
+    "ended": False,
+    "user_disabled": False,
+}
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(row=rows, by=presented_by)
+@example(row=ROTATES, by=(0, 0))
+@example(row=ROTATES, by=(-1, -2))
+@example(row=ROTATES, by=(0, -1))
+@example(row=ROTATES, by=(1, 0))
+@example(row=ROTATES | {"handed_out_at_us": -WINDOW}, by=(0, 0))
+@example(row=ROTATES | {"handed_out_at_us": HOUR}, by=(0, 0))
+@example(row=ROTATES | {"made_at_us": HOUR}, by=(0, 0))
+@example(row=ROTATES | {"idle_ends_at_us": 0}, by=(0, 0))
+@example(row=ROTATES | {"idle_ends_at_us": 1}, by=(0, 0))
+@example(row=ROTATES | {"ends_at_us": 0}, by=(0, 0))
+@example(row=ROTATES | {"ends_at_us": 1}, by=(0, 0))
+@example(row=ROTATES | {"ended": True}, by=(0, 0))
+@example(row=ROTATES | {"user_disabled": True}, by=(0, 0))
+async def test_the_statement_rotates_exactly_when_the_rule_says_so(database: Database, row, by):
+    """On SQLite at one fixed time. PostgreSQL reads its clock in the statement, so there the rule is asked at that
+    time when the statement rotated; when it did not, the rule must not say that it should have all along."""
+    generation, branch = max(0, row["generation"] + by[0]), max(0, row["branch"] + by[1])
+    async with database.connection() as connection:
+        await connection.execute(delete(schema.users))  # and with them their sessions
+        fixed = NOW if database.is_sqlite else None
+        transaction, sessions = SqlTransaction(connection), SqlSessions(connection, now_us=fixed)
+
+        async def clock() -> int:
+            return await transaction.now_us() if fixed is None else fixed
+
+        now = await clock()
+        user, bystander = a_user(), a_user()
+        session, other = a_row(row, user, now), a_row(ROTATES, bystander, now)
+        for each_user, each in ((user, session), (bystander, other)):
+            await transaction.users.add(each_user)
+            await sessions.add(each)
+        if row["user_disabled"]:
+            await transaction.users.disable(user.id, now_us=now)
+
+        before = await clock()
+        rotated = await sessions.rotate(session.id, generation=generation, branch=branch, **REQUEST)
+        after = await clock()
+        stored = await sessions.find(session.id)
+        assert await sessions.find(other.id) == other
+
+    def rule(at: int) -> Decision | None:
+        over = session.is_over(at) or session.user_disabled
+        return (
+            None if over else decide(state(session), generation=generation, branch=branch, now_us=at, window_s=WINDOW_S)
+        )
+
+    if rotated is None:
+        assert stored == session
+        said = [rule(before), rule(after)]
+        assert not all(decision is not None and decision.action is Action.ROTATE for decision in said)
+        return
+    assert before <= rotated.made_at_us <= after
+    decision = rule(rotated.made_at_us)
+    assert decision is not None
+    assert decision.action is Action.ROTATE
+    assert rotated == stored == written(session, decision.state, now=rotated.made_at_us)
+
+
+def a_row(row, user, now: int) -> Session:
+    """The generated row, its offsets turned into times."""
+    relative = {name: now + value for name, value in row.items() if name.endswith("_us")}
+    ended = {"ended_at_us": now, "cause": Cause.LOGOUT.value} if row["ended"] else {}
+    position = {name: row[name] for name in ("generation", "branch", "parent_branch")}
+    return a_session(user, now=now, user_disabled=row["user_disabled"], **position, **relative, **ended)
+
+
+def state(session: Session) -> RotationState:
+    return RotationState(**{name: getattr(session, name) for name in RotationState.__dataclass_fields__})
+
+
+def written(session: Session, state: RotationState, *, now: int) -> Session:
+    """The row with what the rule and the request change in it, and nothing else."""
+    changes = {name: getattr(state, name) for name in RotationState.__dataclass_fields__}
+    return replace(
+        session,
+        **changes,
+        idle_ends_at_us=now + IDLE,
+        last_address=REQUEST["address"],
+        last_user_agent=REQUEST["user_agent"],
+    )
+
+
+# --- compare and set -----------------------------------------------------------------------------------------------
+
+
+def a_write(session: Session) -> RotationWrite:
+    return RotationWrite(
+        generation=session.generation + 5,
+        branch=7,
+        parent_branch=None,
+        made_at_us=NOW + 1,
+        handed_out_at_us=NOW + 2,
+        idle_ends_at_us=NOW + IDLE,
+        last_address="2001:db8::1",
+        last_user_agent="another",
+    )
+
+
+async def test_a_decision_is_written_when_the_row_is_as_read(database, owner):
+    session, other = await stored_session(database, owner), await stored_session(database, owner)
+    write = a_write(session)
+    async with database.writing() as tx:
+        assert await tx.sessions.write_rotation(session, write)
+    assert await found(database, session) == replace(session, **vars(write))
+    assert await found(database, other) == other
+
+
+@pytest.mark.parametrize("changed", ["generation", "branch", "handed_out_at_us", "ended_at_us"])
+async def test_a_decision_is_not_written_when_the_row_has_changed(database, owner, changed):
+    read = a_session(owner, generation=3, branch=2)
+    now_there = replace(read, **{changed: (getattr(read, changed) or NOW) + 1})
+    async with database.writing() as tx:
+        await tx.sessions.add(now_there)
+        assert not await tx.sessions.write_rotation(read, a_write(read))
+    assert await found(database, read) == now_there
+
+
+async def test_of_20_decisions_on_one_reading_one_is_written(database, owner):
+    session = await stored_session(database, owner)
+
+    async def write() -> bool:
+        async with database.writing() as tx:
+            return await tx.sessions.write_rotation(session, a_write(session))
+
+    outcomes = await asyncio.gather(*(write() for _ in range(20)))
+    assert sorted(outcomes) == [False] * 19 + [True]
+
+
+# --- races ---------------------------------------------------------------------------------------------------------
+
+
+async def test_of_200_refreshes_at_once_one_rotates(database, owner):
+    async with database.reading() as tx:
+        now = await tx.now_us()
+    session = await stored_session(database, owner, now=now, handed_out_at_us=now - WINDOW - 1)
+
+    async def refresh() -> Session | None:
+        async with database.writing() as tx:
+            return await tx.sessions.rotate(session.id, generation=0, branch=0, **REQUEST)
+
+    outcomes = await asyncio.gather(*(refresh() for _ in range(200)))
+    (rotated,) = [outcome for outcome in outcomes if outcome is not None]
+    assert rotated == await found(database, session)
+    assert (rotated.generation, rotated.branch, rotated.parent_branch) == (1, 0, 0)
+
+
+async def test_an_unknown_session_does_not_rotate(database):
+    async with database.writing() as tx:
+        assert await tx.sessions.rotate(uuid4(), generation=0, branch=0, **REQUEST) is None
