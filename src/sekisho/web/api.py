@@ -206,7 +206,12 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
             raise TryLater(1, "the client left")
         return _pair(await flows.refresh(token=body.refresh_token, caller=requests.caller(request)))
 
-    @router.post("/logout", status_code=204, responses=documented(400, 401, 413, 415, 422, 503))
+    @router.post(
+        "/logout",
+        status_code=204,
+        responses=documented(400, 401, 413, 415, 422, 503),
+        openapi_extra={"security": [{"AccessToken": []}, {}]},  # else /docs would not send the header: it is optional
+    )
     async def logout(request: Request, body: Annotated[RefreshBody | None, Body()] = None) -> Response:
         """End the session of an access token (in the header) or a refresh token (in the body), old ones too."""
         claims = requests.signed_claims(request)  # the header counts first; a bad one is not passed over
@@ -232,7 +237,7 @@ def _add_session_routes(router: APIRouter, flows: Flows, current_user: Callable[
         sessions = await flows.sessions.of_user(UUID(user.sub))
         return SessionList(sessions=[_view(session, current_id=UUID(user.sid)) for session in sessions])
 
-    @router.delete("/sessions/{session_id}", status_code=204, responses=documented(401, 404, 503))
+    @router.delete("/sessions/{session_id}", status_code=204, responses=documented(401, 404, 422, 503))
     async def end_session(
         session_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})],
         user: Annotated[AccessClaims, Depends(current_user)],

@@ -1,0 +1,144 @@
+"""Nothing that could be used leaks: not into the database, the log, the metrics or the API's description."""
+
+import base64
+import json
+import re
+
+import pytest
+from outsiders import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    Rows,
+    Tokens,
+    bearer,
+    is_problem,
+    log_in,
+    log_lines,
+    me,
+    refresh,
+    sign_up,
+    try_login,
+)
+
+WRONG = "wr0ng-guess-of-a-passw0rd"
+NEWEST = "three gates and no road"
+
+
+@pytest.fixture
+def run(serve, connect, postgres, database_url):
+    """A server after every flow, and everything that was secret in them."""
+    server = serve(database_url=database_url, env={"SEKISHO_TRUSTED_PROXIES": "127.0.0.1/32"})
+    rows = Rows(server, postgres)
+    client = connect(server)
+    secrets = {PASSWORD, OTHER_PASSWORD, WRONG, NEWEST}
+    email = sign_up(client)
+
+    def keep(tokens):
+        secrets.update({tokens.access, tokens.refresh, client.cookies["sekisho_device"]})
+        return tokens
+
+    def age(tokens):
+        rows.age(tokens.session_id, made_s=100, handed_out_s=100)
+
+    first = keep(log_in(client, email))
+    age(first)
+    second = keep(Tokens.of(refresh(client, first.refresh)))
+    keep(Tokens.of(refresh(client, second.refresh)))
+    keep(Tokens.of(refresh(client, first.refresh)))
+    age(first)
+    keep(Tokens.of(refresh(client, first.refresh)))
+    is_problem(refresh(client, second.refresh), 401, "refresh_refused")  # theft
+    is_problem(refresh(client, second.refresh[:-2] + "AA"), 401, "refresh_refused")
+    is_problem(try_login(client, email, WRONG), 401, "wrong_credentials")
+    is_problem(try_login(client, WRONG, WRONG), 401, "wrong_credentials")  # typed into the wrong field
+    is_problem(client.post("/signup", json={"email": WRONG, "password": WRONG}), 422, "email_invalid")
+    is_problem(client.post("/login", json={"email": email, "passwort": WRONG}), 422, "invalid_body")
+    is_problem(client.post("/login", content=b'{"password": "' + WRONG.encode()), 415, "unsupported_media_type")
+    third = keep(log_in(client, email))
+    body = {"current_password": WRONG, "new_password": OTHER_PASSWORD}
+    is_problem(client.post("/password", json=body, headers=bearer(third.access)), 401, "wrong_credentials")
+    body["current_password"] = PASSWORD
+    fourth = keep(Tokens.of(client.post("/password", json=body, headers=bearer(third.access))))
+    assert me(client, fourth.access).status_code == 200
+    is_problem(client.get("/me", params={"access_token": fourth.access}), 401, "authentication_required")
+    is_problem(client.get(f"/{fourth.refresh}"), 404, "not_found")
+    is_problem(client.delete(f"/sessions/{fourth.refresh}", headers=bearer(fourth.access)), 404, "session_not_found")
+    live = keep(log_in(client, email, OTHER_PASSWORD))
+    assert client.delete(f"/sessions/{live.session_id}", headers=bearer(fourth.access)).status_code == 204
+    fifth = keep(log_in(client, email, OTHER_PASSWORD))
+    assert client.post("/logout", json={"refresh_token": fifth.refresh}).status_code == 204
+    assert client.post("/logout/all", headers=bearer(fourth.access)).status_code == 204
+    keep(log_in(client, email, OTHER_PASSWORD))  # stays live
+    for _ in range(6):
+        last = try_login(client, "throttled@example.com", WRONG)
+    is_problem(last, 429, "throttled")
+    return server, rows, client, secrets
+
+
+def everything_at_rest(rows, tmp_path):
+    """The bytes of the database: its files on SQLite, every row as text on PostgreSQL."""
+    if rows.is_sqlite:
+        files = sorted(tmp_path.glob("sekisho.db*"))
+        assert {file.name for file in files} >= {"sekisho.db", "sekisho.db-wal"}
+        return b"".join(file.read_bytes() for file in files)
+    tables = rows.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert len(tables) >= 6
+    dump = b""
+    for (table,) in tables:
+        for row in rows.run(f"SELECT row_to_json(t)::text FROM {table} t"):
+            text = "|".join(row)
+            dump += text.encode()
+            for hexadecimal in re.findall(r"\\\\x([0-9a-f]+)", text):
+                dump += bytes.fromhex(hexadecimal)
+    return dump
+
+
+def spellings(secret):
+    """A secret as it is, and as a log or a database might write it."""
+    raw = secret if isinstance(secret, bytes) else secret.encode()
+    encoded = [base64.b64encode(raw), base64.urlsafe_b64encode(raw)]
+    return {raw, raw.hex().encode(), raw.hex().upper().encode()} | {text.rstrip(b"=") for text in encoded}
+
+
+def pieces(secret):
+    """Of a token also the part that makes it one, as text and as bytes."""
+    yield secret
+    if secret.startswith("sekisho_rt_"):
+        body = secret.removeprefix("sekisho_rt_")
+        raw = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+        yield from (raw[-48:-16], raw[-48:], body[-60:])
+    elif secret.count(".") == 2:
+        yield secret.rpartition(".")[2]
+
+
+def test_nothing_usable_is_kept_or_shown(run, tmp_path):
+    server, rows, client, secrets = run
+    keys = json.loads((server.folder / "sekisho-keys.json").read_text())["keys"]
+    key_bytes = [base64.urlsafe_b64decode(key["k"] + "==") for key in keys]
+    assert len(key_bytes) >= 3
+    assert all(len(key) >= 32 for key in key_bytes)
+    assert len(secrets) >= 4 + 8 + 8 + 1
+
+    places = {
+        "database": everything_at_rest(rows, tmp_path),
+        "log": server.log_text().encode(),
+        "metrics": client.get("/metrics").content,
+        "openapi": client.get("/openapi.json").content,
+        "keys": client.get("/.well-known/jwks.json").content,
+    }
+    assert all(len(place) > 100 for name, place in places.items() if name != "keys")
+    assert b"argon2id" in places["database"]  # it is the right one, and it can be read
+    greeting = server.log_text().partition("\n{")[0].encode()
+    assert PASSWORD.encode() in greeting  # an example to paste, and by chance the one of these tests
+    places["log"] = places["log"].removeprefix(greeting)
+
+    looked_for = [form for secret in secrets for piece in pieces(secret) for form in spellings(piece)]
+    looked_for += [form for key in key_bytes for form in spellings(key)]
+    assert len(looked_for) > 200
+    for name, place in places.items():
+        for form in looked_for:
+            assert form not in place, (name, form)
+
+    failed = [line for line in log_lines(server) if line["event"] in {"login_failed", "throttled"}]
+    assert len(failed) > 5
+    assert "throttled@example.com" not in json.dumps(failed)  # people type passwords into that field
