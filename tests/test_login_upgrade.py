@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sekisho.passwords import CHEAPEST, PasswordHasher
 from sekisho.services.caller import Caller
 from sekisho.web import Sekisho, Settings
+from step_by_step import bare
 
 EMAIL, PASSWORD = "alice@example.com", "a gate on the old road"
 CALLER = Caller(address="192.0.2.1", user_agent="test")
@@ -37,12 +38,12 @@ def _keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def stored_hash(sekisho: Sekisho) -> str:
-    async with sekisho.database.connection() as connection:
+    async with bare(sekisho.database) as connection:
         return (await connection.execute(text("SELECT password_hash FROM users"))).scalar_one()
 
 
 async def store_hash(sekisho: Sekisho, password_hash: str) -> None:
-    async with sekisho.database.connection() as connection:
+    async with bare(sekisho.database) as connection:
         await connection.execute(text("UPDATE users SET password_hash = :hash"), {"hash": password_hash})
 
 

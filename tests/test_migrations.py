@@ -16,6 +16,7 @@ from sekisho.storage import migrate
 from sekisho.storage.engine import _SQLITE_READERS, Database
 from sekisho.storage.migrate import current, head, is_behind, upgrade
 from sekisho.storage.schema import metadata
+from step_by_step import bare, reading, writing
 from test_storage import database, only_sqlite, owner, stored_session
 
 __all__ = ["database", "owner"]  # fixtures
@@ -32,12 +33,11 @@ async def empty(database_url):
 
 
 async def run(database: Database, function, *args):
-    async with database.connection() as connection:
-        return await connection.run_sync(function, *args)
+    return await database.migrate(lambda connection: function(connection, *args))
 
 
 async def rows(database: Database, sql: str) -> list[tuple]:
-    async with database.connection() as connection:
+    async with bare(database) as connection:
         return [tuple(row) for row in await connection.execute(text(sql))]
 
 
@@ -69,7 +69,7 @@ async def test_only_a_revision_known_and_old_or_none_is_behind(empty, monkeypatc
     with monkeypatch.context() as code_of_tomorrow:
         code_of_tomorrow.setattr(migrate, "head", lambda: "of tomorrow")
         assert await is_behind(empty)
-    async with empty.connection() as connection:
+    async with bare(empty) as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = 'of tomorrow'"))
     assert not await is_behind(empty), "in a rolling upgrade old nodes go on"
 
@@ -102,7 +102,7 @@ def normalised(texts: list[tuple]) -> list[tuple]:
 async def test_a_second_upgrade_changes_nothing(database, owner):
     session = await stored_session(database, owner)
     await upgrade(database)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.sessions.find(session.id) == session
     assert await current(database) == head()
 
@@ -141,8 +141,8 @@ async def test_an_upgrade_that_fails_in_the_middle_leaves_nothing(empty, monkeyp
 async def test_every_connection_of_sqlite_writes_through_to_the_disk(database):
     expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}  # 2 is FULL
     async with AsyncExitStack() as open_at_once:
-        writer = await open_at_once.enter_async_context(database.writing())
-        readers = [await open_at_once.enter_async_context(database.reading()) for _ in range(_SQLITE_READERS)]
+        writer = await open_at_once.enter_async_context(writing(database))
+        readers = [await open_at_once.enter_async_context(reading(database)) for _ in range(_SQLITE_READERS)]
         for transaction in (writer, *readers):
             for name, value in expected.items():
                 answer = await transaction._connection.execute(text(f"PRAGMA {name}"))

@@ -14,6 +14,7 @@ from sekisho.storage import schema
 from sekisho.storage.engine import Database, SqlTransaction
 from sekisho.storage.ports import Cause, RotationWrite, Session
 from sekisho.storage.sessions import SqlSessions
+from step_by_step import bare, reading, writing
 from test_storage import HOUR, NOW, SECOND, a_session, a_user, database, found, owner, stored_session
 
 __all__ = ["database", "owner"]  # fixtures
@@ -90,28 +91,31 @@ async def test_the_statement_rotates_exactly_when_the_rule_says_so(database: Dat
     """On SQLite at one fixed time. PostgreSQL reads its clock in the statement, so there the rule is asked at that
     time when the statement rotated; when it did not, the rule must not say that it should have all along."""
     generation, branch = max(0, row["generation"] + by[0]), max(0, row["branch"] + by[1])
-    async with database.connection() as connection:
-        await connection.execute(delete(schema.users))  # and with them their sessions
+
+    def steps(connection: Connection) -> tuple[Session, Session | None, Session | None, int, int]:
+        connection.execute(delete(schema.users))  # and with them their sessions
         fixed = NOW if database.is_sqlite else None
         transaction, sessions = SqlTransaction(connection), SqlSessions(connection, now_us=fixed)
 
-        async def clock() -> int:
-            return await transaction.now_us() if fixed is None else fixed
+        def clock() -> int:
+            return transaction.now_us() if fixed is None else fixed
 
-        now = await clock()
+        now = clock()
         user, bystander = a_user(), a_user()
         session, other = a_row(row, user, now), a_row(ROTATES, bystander, now)
         for each_user, each in ((user, session), (bystander, other)):
-            await transaction.users.add(each_user)
-            await sessions.add(each)
+            transaction.users.add(each_user)
+            sessions.add(each)
         if row["user_disabled"]:
-            await transaction.users.disable(user.id, now_us=now)
+            transaction.users.disable(user.id, now_us=now)
 
-        before = await clock()
-        rotated = await sessions.rotate(session.id, generation=generation, branch=branch, **REQUEST)
-        after = await clock()
-        stored = await sessions.find(session.id)
-        assert await sessions.find(other.id) == other
+        before = clock()
+        rotated = sessions.rotate(session.id, generation=generation, branch=branch, **REQUEST)
+        after = clock()
+        assert sessions.find(other.id) == other
+        return session, rotated, sessions.find(session.id), before, after
+
+    session, rotated, stored, before, after = await database.migrate(steps)
 
     def rule(at: int) -> Decision | None:
         over = session.is_over(at) or session.user_disabled
@@ -174,7 +178,7 @@ def a_write(session: Session) -> RotationWrite:
 async def test_a_decision_is_written_when_the_row_is_as_read(database, owner):
     session, other = await stored_session(database, owner), await stored_session(database, owner)
     write = a_write(session)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.sessions.write_rotation(session, write)
     assert await found(database, session) == replace(session, **vars(write))
     assert await found(database, other) == other
@@ -184,7 +188,7 @@ async def test_a_decision_is_written_when_the_row_is_as_read(database, owner):
 async def test_a_decision_is_not_written_when_the_row_has_changed(database, owner, changed):
     read = a_session(owner, generation=3, branch=2)
     now_there = replace(read, **{changed: (getattr(read, changed) or NOW) + 1})
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.add(now_there)
         assert not await tx.sessions.write_rotation(read, a_write(read))
     assert await found(database, read) == now_there
@@ -194,7 +198,7 @@ async def test_of_20_decisions_on_one_reading_one_is_written(database, owner):
     session = await stored_session(database, owner)
 
     async def write() -> bool:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             return await tx.sessions.write_rotation(session, a_write(session))
 
     outcomes = await asyncio.gather(*(write() for _ in range(20)))
@@ -205,12 +209,12 @@ async def test_of_20_decisions_on_one_reading_one_is_written(database, owner):
 
 
 async def test_of_200_refreshes_at_once_one_rotates(database, owner):
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         now = await tx.now_us()
     session = await stored_session(database, owner, now=now, handed_out_at_us=now - WINDOW - 1)
 
     async def refresh() -> Session | None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             return await tx.sessions.rotate(session.id, generation=0, branch=0, **REQUEST)
 
     outcomes = await asyncio.gather(*(refresh() for _ in range(200)))
@@ -220,5 +224,5 @@ async def test_of_200_refreshes_at_once_one_rotates(database, owner):
 
 
 async def test_an_unknown_session_does_not_rotate(database):
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.sessions.rotate(uuid4(), generation=0, branch=0, **REQUEST) is None

@@ -18,6 +18,7 @@ from sekisho.storage import engine, schema
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import Cause, Ended, RevocationRow, Session, TheftRecord, User
+from step_by_step import bare, reading, writing
 
 pytestmark = pytest.mark.anyio
 
@@ -86,27 +87,27 @@ def a_session(of: User, *, now: int = NOW, **changes) -> Session:
 
 async def stored_user(database: Database, **changes) -> User:
     user = a_user(**changes)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.users.add(user)
     return user
 
 
 async def stored_session(database: Database, of: User, **changes) -> Session:
     session = a_session(of, **changes)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.add(session)
     return session
 
 
 async def found(database: Database, session: Session) -> Session:
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         row = await tx.sessions.find(session.id)
     assert row is not None
     return row
 
 
 async def entries(database: Database, than_id: int = 0) -> list[RevocationRow]:
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         return list(await tx.revocations.newer(than_id=than_id, missing=[]))
 
 
@@ -115,7 +116,7 @@ async def revoked(database: Database) -> list[UUID]:
 
 
 async def end(database: Database, **which) -> set[Ended]:
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         return set(await tx.sessions.end(cause=Cause.LOGOUT, now_us=NOW, lapses_at_us=LAPSES, **which))
 
 
@@ -162,7 +163,7 @@ async def test_a_url_that_cannot_work_is_refused_at_once_and_not_shown(url):
 
 async def test_what_is_committed_is_there_for_another_database_object(database, database_url, owner):
     other = Database(database_url)
-    async with other.reading() as tx:
+    async with reading(other) as tx:
         assert await tx.users.by_id(owner.id) == owner
     await other.close()
 
@@ -171,20 +172,20 @@ async def test_an_exception_in_the_block_rolls_back_and_comes_through(database):
     user = a_user()
 
     async def fail() -> None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             assert await tx.users.add(user)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await fail()
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.by_id(user.id) is None
 
 
 async def test_readers_see_the_last_commit_and_do_not_wait_for_the_writer(database, owner):
-    async with database.writing() as writer:
+    async with writing(database) as writer:
         await writer.users.disable(owner.id, now_us=NOW)
-        async with database.reading() as reader:
+        async with reading(database) as reader:
             assert await reader.users.by_id(owner.id) == owner
 
 
@@ -194,7 +195,7 @@ async def test_writers_of_sqlite_take_turns_in_order(database):
     served = []
 
     async def write(number: int) -> None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.users.add(a_user())
             served.append(number)
 
@@ -204,7 +205,7 @@ async def test_writers_of_sqlite_take_turns_in_order(database):
 
 async def test_a_task_cancelled_in_the_block_rolls_back_and_gives_the_connection_back(database):
     async def write_and_stay(user: User, written: asyncio.Event) -> None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.users.add(user)
             written.set()
             await asyncio.Event().wait()
@@ -218,7 +219,7 @@ async def test_a_task_cancelled_in_the_block_rolls_back_and_gives_the_connection
         with pytest.raises(asyncio.CancelledError):
             await task
     await stored_user(database)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert [await tx.users.by_id(user.id) for user in users] == [None] * len(users)
 
 
@@ -249,14 +250,14 @@ async def test_a_task_cancelled_anywhere_gives_the_connection_back(database_url,
 
 async def test_the_time_is_the_databases(database):
     before = time.time_ns() // 1000
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         now = await tx.now_us()
     assert before <= now <= time.time_ns() // 1000
 
 
 @only_postgresql
 async def test_on_postgresql_the_time_goes_on_within_a_transaction(database):
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.now_us() < await tx.now_us()
 
 
@@ -265,10 +266,10 @@ async def test_on_sqlite_the_time_is_that_of_the_begin(database):
     """Taken after the wait for the writer's turn, so that times grow in the order of the commits."""
 
     async def begin() -> tuple[int, int]:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             return await tx.now_us(), await tx.now_us()
 
-    async with database.writing():
+    async with writing(database):
         waiting = asyncio.create_task(begin())
         await asyncio.sleep(0)  # it stands in the queue
         turn = time.time_ns() // 1000
@@ -281,9 +282,9 @@ async def test_on_sqlite_the_time_is_that_of_the_begin(database):
 
 async def test_a_user_comes_back_as_added(database):
     user = a_user("seki", email="Séki@例え.jp", roles=("admin", "監査"))
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.users.add(user)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.by_id(user.id) == user
         assert await tx.users.by_email(user.email_canonical) == user
         assert await tx.users.by_id(uuid4()) is None
@@ -292,10 +293,10 @@ async def test_a_user_comes_back_as_added(database):
 
 async def test_a_taken_address_is_refused_and_the_transaction_goes_on(database, owner):
     second, third = a_user(email_canonical=owner.email_canonical), a_user()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert not await tx.users.add(second)
         assert await tx.users.add(third)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.by_email(owner.email_canonical) == owner
         assert await tx.users.by_id(second.id) is None
         assert await tx.users.by_id(third.id) == third
@@ -303,12 +304,12 @@ async def test_a_taken_address_is_refused_and_the_transaction_goes_on(database, 
 
 async def test_of_40_sign_ups_at_once_one_gets_the_address(database):
     async def sign_up() -> bool:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             return await tx.users.add(a_user("one"))
 
     outcomes = await asyncio.gather(*(sign_up() for _ in range(40)))
     assert sorted(outcomes) == [False] * 39 + [True]
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert len(await tx.users.page(after="", limit=100)) == 1
 
 
@@ -318,7 +319,7 @@ async def test_a_locked_user_changes_under_nobodys_hands(database, database_url,
     user = await stored_user(database, password_hash="0")
 
     async def count_up(node: Database) -> None:
-        async with node.writing() as tx:
+        async with writing(node) as tx:
             read = await tx.users.locked(user.id)
             await asyncio.sleep(0)
             await tx.users.set_password_hash(user.id, str(int(read.password_hash) + 1), changed_at_us=None)
@@ -326,14 +327,14 @@ async def test_a_locked_user_changes_under_nobodys_hands(database, database_url,
     await asyncio.gather(*(count_up(node) for node in nodes for _ in range(5)))
     for node in nodes:
         await node.close()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.users.locked(user.id) == replace(user, password_hash="10")
         assert await tx.users.locked(uuid4()) is None
 
 
 @only_postgresql
 async def test_a_locked_user_can_be_given_sessions(database, owner):
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.users.locked(owner.id)
         await stored_session(database, owner)
 
@@ -342,11 +343,11 @@ async def test_a_new_password_is_told_from_a_new_hash_of_the_same(database, owne
     other = await stored_user(database)
     changed_at = select(schema.users.c.password_changed_at_us).where(schema.users.c.id == owner.id)
     for given, expected in [(None, NOW), (NOW + HOUR, NOW + HOUR), (None, NOW + HOUR)]:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.users.set_password_hash(owner.id, f"hash {given}", changed_at_us=given)
-        async with database.connection() as connection:
+        async with bare(database) as connection:
             assert (await connection.execute(changed_at)).scalar_one() == expected
-        async with database.reading() as tx:
+        async with reading(database) as tx:
             assert await tx.users.by_id(owner.id) == replace(owner, password_hash=f"hash {given}")
             assert await tx.users.by_id(other.id) == other
 
@@ -355,9 +356,9 @@ async def test_a_user_is_disabled_once(database, owner):
     other = await stored_user(database)
     session = await stored_session(database, owner)
     for at in (NOW, NOW + HOUR):
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.users.disable(owner.id, now_us=at)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.by_id(owner.id) == replace(owner, disabled_at_us=NOW)
         assert await tx.users.by_id(other.id) == other
     assert await found(database, session) == replace(session, user_disabled=True)
@@ -365,7 +366,7 @@ async def test_a_user_is_disabled_once(database, owner):
 
 async def test_pages_of_users_follow_the_canonical_address(database):
     users = {name: await stored_user(database, name=name) for name in ("c", "a", "d", "b")}
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert list(await tx.users.page(after="", limit=3)) == [users["a"], users["b"], users["c"]]
         assert list(await tx.users.page(after=users["c"].email_canonical, limit=3)) == [users["d"]]
         assert list(await tx.users.page(after=users["d"].email_canonical, limit=3)) == []
@@ -379,11 +380,11 @@ async def test_a_session_comes_back_as_added_with_its_users_roles(database, owne
     session = a_session(
         owner, generation=big, branch=2**32 - 1, parent_branch=3, ended_at_us=NOW, cause=Cause.ADMIN.value
     )
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.add(session)
         await tx.sessions.add(a_session(owner))
     assert await found(database, session) == session
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.sessions.find(uuid4()) is None
 
 
@@ -401,7 +402,7 @@ async def test_live_sessions_are_those_that_can_go_on_the_one_used_last_first(da
     await stored_session(database, owner, ends_at_us=NOW)
     await stored_session(database, owner, ended_at_us=NOW, cause=Cause.LOGOUT.value)
     await stored_session(database, await stored_user(database))
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert list(await tx.sessions.live_of(owner.id, now_us=NOW)) == [last, middle, first]
 
 
@@ -451,7 +452,7 @@ async def test_a_session_and_its_entry_are_written_together_or_not_at_all(databa
     session = await stored_session(database, owner)
 
     async def fail() -> None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.sessions.end(cause=Cause.LOGOUT, now_us=NOW, lapses_at_us=LAPSES, session_ids=[session.id])
             assert len(await tx.revocations.newer(than_id=0, missing=[])) == 1, "in this same transaction"
             raise ZeroDivisionError
@@ -466,7 +467,7 @@ async def test_a_session_ends_once(database, owner):
     session = await stored_session(database, owner)
     outcomes = await asyncio.gather(*(end(database, session_ids=[session.id]) for _ in range(20)))
     assert sorted(map(len, outcomes)) == [0] * 19 + [1]
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         again = await tx.sessions.end(cause=Cause.ADMIN, now_us=NOW + 1, lapses_at_us=LAPSES, user_id=owner.id)
     assert list(again) == []
     assert await revoked(database) == [session.id]
@@ -480,7 +481,7 @@ async def test_expired_sessions_are_ended_the_longest_over_first(database, owner
     await stored_session(database, owner, idle_ends_at_us=NOW - 9, ended_at_us=NOW - 9, cause=Cause.LOGOUT.value)
 
     async def end_two() -> set[Ended]:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             return set(await tx.sessions.end_expired(now_us=NOW, lapses_at_us=LAPSES, limit=2))
 
     assert await end_two() == {ended(idle[1], Cause.EXPIRED), ended(idle[2], Cause.EXPIRED)}
@@ -507,20 +508,20 @@ async def test_a_theft_is_kept_with_both_presentations(database, owner):
         current_address=session.last_address,
         current_user_agent=session.last_user_agent,
     )
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.record_theft(theft)
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert list(await tx.sessions.thefts_of(session.id)) == [theft]
         assert list(await tx.sessions.thefts_of(uuid4())) == []
 
 
 async def test_sessions_that_ended_long_ago_are_purged_their_entries_stay(database, owner):
     live, kept, old = [await stored_session(database, owner) for _ in range(3)]
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         for session, at in ((kept, NOW), (old, NOW - 1)):
             await tx.sessions.end(cause=Cause.LOGOUT, now_us=at, lapses_at_us=LAPSES, session_ids=[session.id])
         assert await tx.sessions.purge_ended(ended_before_us=NOW) == 1
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.sessions.find(old.id) is None
     assert (await found(database, kept)).ended_at_us == NOW
     assert await found(database, live) == live
@@ -532,7 +533,7 @@ async def test_sessions_that_ended_long_ago_are_purged_their_entries_stay(databa
 
 async def append(database: Database, *, lapses_at_us: int = LAPSES) -> RevocationRow:
     session_id = uuid4()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.revocations.append(session_id, lapses_at_us=lapses_at_us)
     (entry,) = [entry for entry in await entries(database) if entry.session_id == session_id]
     return entry
@@ -542,14 +543,14 @@ async def test_ids_grow_and_never_come_twice(database):
     ids = []
     for _ in range(3):
         ids += [(await append(database)).id, (await append(database)).id]
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             assert await tx.revocations.purge_lapsed(now_us=LAPSES + 1) == 2, "the newest row too"
     assert ids == sorted(set(ids))
 
 
 async def test_an_entry_lives_until_its_time_and_is_purged_after(database):
     lapsed, last_moment, fresh = [await append(database, lapses_at_us=at) for at in (NOW - 1, NOW, NOW + 1)]
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert set(await tx.revocations.live(now_us=NOW)) == {last_moment, fresh}
         assert lapsed in await tx.revocations.newer(than_id=0, missing=[])
         assert await tx.revocations.purge_lapsed(now_us=NOW) == 1
@@ -558,7 +559,7 @@ async def test_an_entry_lives_until_its_time_and_is_purged_after(database):
 
 async def test_newer_entries_and_late_ones_come_in_order(database):
     one, two, three, four = [await append(database) for _ in range(4)]
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert list(await tx.revocations.newer(than_id=two.id, missing=[])) == [three, four]
         assert list(await tx.revocations.newer(than_id=three.id, missing=[one.id, -1])) == [one, four]
         assert list(await tx.revocations.newer(than_id=four.id, missing=[])) == []
@@ -567,14 +568,14 @@ async def test_newer_entries_and_late_ones_come_in_order(database):
 @only_postgresql
 async def test_an_entry_whose_transaction_commits_late_is_found_among_the_missing(database):
     early, late = uuid4(), uuid4()
-    async with database.writing() as slow:
+    async with writing(database) as slow:
         await slow.revocations.append(late, lapses_at_us=LAPSES)
-        async with database.writing() as quick:
+        async with writing(database) as quick:
             await quick.revocations.append(early, lapses_at_us=LAPSES)
         (seen,) = await entries(database)
         assert seen.session_id == early
     assert await entries(database, than_id=seen.id) == []
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         (found_late,) = await tx.revocations.newer(than_id=seen.id, missing=[seen.id - 1])
     assert found_late.session_id == late
 
@@ -585,7 +586,7 @@ async def test_an_entry_whose_transaction_commits_late_is_found_among_the_missin
 async def test_a_device_is_known_to_the_account_that_it_signed_in_to_last(database, owner):
     other = await stored_user(database)
     device, stranger = (hashlib.sha256(os.urandom(32)).digest() for _ in range(2))
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert not await tx.devices.is_known(device, owner.id)
         await tx.devices.remember(device, owner.id, now_us=NOW)
         assert await tx.devices.is_known(device, owner.id)
@@ -598,7 +599,7 @@ async def test_a_device_is_known_to_the_account_that_it_signed_in_to_last(databa
 
 async def test_devices_not_seen_for_long_are_forgotten(database, owner):
     old, kept, seen_again = (hashlib.sha256(os.urandom(32)).digest() for _ in range(3))
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         for device, at in ((old, NOW - 1), (kept, NOW), (seen_again, NOW - 1), (seen_again, NOW)):
             await tx.devices.remember(device, owner.id, now_us=at)
         assert await tx.devices.purge_unseen(seen_before_us=NOW) == 1
@@ -613,7 +614,7 @@ async def test_devices_not_seen_for_long_are_forgotten(database, owner):
 
 
 async def claim(database: Database, *, now_us: int, name: str = "purge") -> bool:
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         return await tx.claim_chore(name, every_us=MINUTE, now_us=now_us)
 
 

@@ -21,6 +21,7 @@ from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import User
 from servers.postgres import PostgresServer
+from step_by_step import bare, reading, writing
 from test_storage import (
     HOUR,
     SECOND,
@@ -54,7 +55,7 @@ async def unavailable(act) -> StorageUnavailable:
 
 
 async def add(database: Database, user: User) -> None:
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         assert await tx.users.add(user)
 
 
@@ -100,7 +101,7 @@ async def test_postgresql_stopped_inside_a_transaction_commits_nothing(
     database, first, second = on_private_postgres, a_user(), a_user(password_hash=CANARY)
 
     async def sign_up() -> None:
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.users.add(first)
             if stopped_before == "statement":
                 private_postgres.stop("immediate")
@@ -110,7 +111,7 @@ async def test_postgresql_stopped_inside_a_transaction_commits_nothing(
 
     assert_tells_nothing(await unavailable(sign_up()))
     private_postgres.start()
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.page(after="", limit=10) == []
 
 
@@ -118,7 +119,7 @@ async def test_a_restart_that_nobody_noticed_costs_one_answer_at_most(on_private
     database = on_private_postgres
     async with contextlib.AsyncExitStack() as pool:
         for _ in range(engine.POOL_SIZE):
-            tx = await pool.enter_async_context(database.reading())
+            tx = await pool.enter_async_context(reading(database))
             await tx.now_us()
     private_postgres.stop("fast")
     private_postgres.start()
@@ -143,18 +144,18 @@ async def test_postgresql_that_turns_a_connection_away_is_unavailable(postgres, 
 
 @only_postgresql
 async def test_a_statement_that_waits_too_long_is_given_up(database, database_url, owner):
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         now = await tx.now_us()
     session = await stored_session(database, owner, now=now, handed_out_at_us=now - HOUR)
     impatient = Database(database_url, statement_timeout_ms=100)
 
     async def refresh() -> object:
-        async with impatient.writing() as tx:
+        async with writing(impatient) as tx:
             return await tx.sessions.rotate(
                 session.id, generation=0, branch=0, window_us=SECOND, idle_us=HOUR, address="", user_agent=""
             )
 
-    async with database.connection() as other:
+    async with bare(database) as other:
         await other.execute(text("SELECT 1 FROM sessions FOR UPDATE"))
         assert_tells_nothing(await unavailable(refresh()))
     assert await found(database, session) == session
@@ -168,7 +169,7 @@ async def test_more_at_once_than_connections_wait_and_then_give_up(database, mon
     small = Database(database_url)
     async with contextlib.AsyncExitStack() as pool:
         for _ in range(1 if small.is_sqlite else engine.POOL_SIZE):
-            await pool.enter_async_context(small.writing())
+            await pool.enter_async_context(writing(small))
         assert "no free" in (await unavailable(add(small, a_user()))).detail
     await stored_user(small)
     await small.close()
@@ -207,7 +208,7 @@ def locked_by_another(database_url: str) -> Iterator[None]:
 async def test_sqlite_locked_by_another_process_is_unavailable_until_it_lets_go(database, database_url, owner):
     with locked_by_another(database_url):
         assert_tells_nothing(await unavailable(add(database, a_user(password_hash=CANARY))))
-        async with database.reading() as tx:
+        async with reading(database) as tx:
             assert await tx.users.by_id(owner.id) == owner
     await stored_user(database)
 
@@ -235,14 +236,14 @@ async def test_a_path_where_no_database_can_be_is_unavailable(tmp_path: Path, na
 @only_sqlite
 async def test_a_full_disk_refuses_writes_keeps_the_rest_and_recovers(database, owner):
     async def limit_pages(pages: str) -> None:
-        async with database.connection() as connection:  # the only one that writes
+        async with bare(database) as connection:  # the only one that writes
             await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
 
     await limit_pages("1")  # no less than there are
     big = a_user(password_hash=CANARY * 10_000)
     for _ in range(3):
         assert_tells_nothing(await unavailable(add(database, big)))
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert await tx.users.page(after="", limit=10) == [owner]
     await limit_pages("1000000")
     await add(database, big)
@@ -250,7 +251,7 @@ async def test_a_full_disk_refuses_writes_keeps_the_rest_and_recovers(database, 
 
 
 async def assert_whole(database: Database) -> None:
-    async with database.connection() as connection:
+    async with bare(database) as connection:
         assert (await connection.execute(text("PRAGMA integrity_check"))).scalar_one() == "ok"
 
 
@@ -264,7 +265,7 @@ from sekisho.storage.engine import Database
 async def write(database):
     while True:
         session_id = uuid4()
-        async with database.writing() as tx:
+        async with writing(database) as tx:
             await tx.revocations.append(session_id, lapses_at_us=0)
         print(session_id, flush=True)  # the acknowledgement
 

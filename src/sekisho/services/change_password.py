@@ -1,5 +1,6 @@
 """Change of password: needs the current one, ends every session, opens a new one for the device that asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from sekisho.services.password_policy import check_new_password
 from sekisho.services.sessions import Sessions, open_session
 from sekisho.services.signup import PasswordRules
 from sekisho.services.throttle import Throttle
-from sekisho.storage.ports import Cause, Storage, User
+from sekisho.storage.ports import Cause, Ended, Session, Storage, Transaction, User
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,7 @@ class ChangePassword:
         Raises ``InputError``, ``WrongCredentials``, ``Throttled``, ``Overloaded``, ``TokenRevoked`` (the session
         ended meanwhile) and ``StorageUnavailable``.
         """
-        async with self.storage.reading() as tx:
-            user = await tx.users.by_id(user_id)
+        user = await self.storage.read(lambda tx: tx.users.by_id(user_id))
         if user is None or user.disabled_at_us is not None:
             raise TokenRevoked("the account is gone or disabled")
         lanes = self.throttle.password_lanes(user_id=str(user_id), address=caller.address)
@@ -67,14 +67,15 @@ class ChangePassword:
         return await self._replace(user, session_id, new_hash, caller)
 
     async def _replace(self, user: User, session_id: UUID, new_hash: str, caller: Caller) -> Grant:
-        async with self.storage.writing() as tx:
-            locked = await tx.users.locked(user.id)
+
+        def work(tx: Transaction) -> tuple[Session, Sequence[Ended], int]:
+            locked = tx.users.locked(user.id)
             if locked is None or locked.disabled_at_us is not None:
                 raise TokenRevoked("the account was disabled meanwhile")
             if locked.password_hash != user.password_hash:
                 raise StorageUnavailable(1, "the password was changed or rehashed meanwhile")
-            now_us = await tx.now_us()
-            ended = await tx.sessions.end(
+            now_us = tx.now_us()
+            ended = tx.sessions.end(
                 cause=Cause.PASSWORD_CHANGED,
                 now_us=now_us,
                 lapses_at_us=self.sessions.lapses_at_us(now_us),
@@ -83,8 +84,11 @@ class ChangePassword:
             if session_id not in {entry.session_id for entry in ended}:
                 # Whoever asked was logged out while we hashed: the logout stands, and nothing is changed.
                 raise TokenRevoked("the session ended meanwhile")
-            await tx.users.set_password_hash(user.id, new_hash, changed_at_us=now_us)
-            session, _ = await open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            tx.users.set_password_hash(user.id, new_hash, changed_at_us=now_us)
+            session, _ = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            return session, ended, now_us
+
+        session, ended, now_us = await self.storage.write(work)
         self.sessions.tell(ended)
         self.events.record(Event.PASSWORD_CHANGED, user_id=user.id, session_id=session.id, address=caller.address)
         return self.mint.grant(session, now_us=now_us)

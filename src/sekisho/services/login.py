@@ -13,7 +13,7 @@ from sekisho.services.hashing import HashingPool
 from sekisho.services.mint import Grant, Mint
 from sekisho.services.sessions import Sessions, open_session
 from sekisho.services.throttle import Lane, Throttle
-from sekisho.storage.ports import Ended, Session, Storage, User
+from sekisho.storage.ports import Ended, Session, Storage, Transaction, User
 
 _ATTEMPTS: Final = 3
 
@@ -66,12 +66,14 @@ class Login:
         raise StorageUnavailable(1, "the account kept changing during the login")
 
     async def _look_up(self, account: str, caller: Caller) -> tuple[User | None, bytes | None]:
-        async with self.storage.reading() as tx:
-            user = await tx.users.by_email(account)
-            device = caller.device_hash
-            if user is None or device is None or not await tx.devices.is_known(device, user.id):
-                device = None
-        return user, device
+        device = caller.device_hash
+
+        def work(tx: Transaction) -> tuple[User | None, bytes | None]:
+            user = tx.users.by_email(account)
+            is_known = user is not None and device is not None and tx.devices.is_known(device, user.id)
+            return user, device if is_known else None
+
+        return await self.storage.read(work)
 
     async def _verify(self, password: str, user: User | None, lanes: Sequence[Lane]) -> str | None:
         """Checks the password, no database connection held. Gives a new hash if the stored one is due for one."""
@@ -100,19 +102,24 @@ class Login:
 
     async def _open(self, user: User, new_hash: str | None, caller: Caller, device_token: str) -> SignedIn | User:
         """One transaction opens the session, unless the password or the account changed since it was read."""
-        evicted: Sequence[Ended]
-        async with self.storage.writing() as tx:
-            locked = await tx.users.locked(user.id)
+
+        def work(tx: Transaction) -> User | tuple[Session, Sequence[Ended], int]:
+            locked = tx.users.locked(user.id)
             if locked is None or locked.disabled_at_us is not None:
                 raise WrongCredentials("the account was disabled during the login")
             if locked.password_hash != user.password_hash:
                 return locked
-            now_us = await tx.now_us()
+            now_us = tx.now_us()
             if new_hash is not None:
-                await tx.users.set_password_hash(user.id, new_hash, changed_at_us=None)
-            session: Session
-            session, evicted = await open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
-            await tx.devices.remember(device_hash(device_token), user.id, now_us=now_us)
+                tx.users.set_password_hash(user.id, new_hash, changed_at_us=None)
+            session, evicted = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            tx.devices.remember(device_hash(device_token), user.id, now_us=now_us)
+            return session, evicted, now_us
+
+        opened = await self.storage.write(work)
+        if isinstance(opened, User):
+            return opened
+        session, evicted, now_us = opened
         self.sessions.tell(evicted)
         if new_hash is not None:
             self.events.record(Event.PASSWORD_REHASHED, user_id=user.id)

@@ -1,11 +1,12 @@
 """Logout: the session's row and its revocation in one transaction; after the commit every verifier hears of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sekisho.services.mint import Mint
 from sekisho.services.sessions import Sessions
-from sekisho.storage.ports import Cause, Ended, Storage
+from sekisho.storage.ports import Cause, Ended, Storage, Transaction
 from sekisho.tokens.access import AccessClaims
 
 
@@ -24,35 +25,38 @@ class Logout:
     async def by_refresh_token(self, token: str) -> None:
         """Any refresh token of the session, displaced ones too. Raises ``RefreshTokenInvalid``."""
         presented = self.mint.read_refresh_token(token)
-        async with self.storage.reading() as tx:
-            session = await tx.sessions.find(presented.session_id)
+        session = await self.storage.read(lambda tx: tx.sessions.find(presented.session_id))
         if session is not None:
             self.mint.check_secret(presented, session)
         await self._end(presented.session_id)
 
     async def everywhere(self, claims: AccessClaims) -> None:
         """Ends every session of the user, the one that asks included."""
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            user_id = UUID(claims.sub)
-            await tx.users.locked(user_id)  # a login under way opens its session before or after this, not during
-            ended = await tx.sessions.end(
+        user_id = UUID(claims.sub)
+
+        def work(tx: Transaction) -> Sequence[Ended]:
+            now_us = tx.now_us()
+            tx.users.locked(user_id)  # a login under way opens its session before or after this, not during
+            return tx.sessions.end(
                 cause=Cause.LOGOUT_ALL,
                 now_us=now_us,
                 lapses_at_us=self.sessions.lapses_at_us(now_us),
                 user_id=user_id,
             )
-        self.sessions.tell(ended)
+
+        self.sessions.tell(await self.storage.write(work))
 
     async def _end(self, session_id: UUID) -> None:
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
+        def work(tx: Transaction) -> Sequence[Ended]:
+            now_us = tx.now_us()
             lapses_at_us = self.sessions.lapses_at_us(now_us)
-            ended = await tx.sessions.end(
+            ended = tx.sessions.end(
                 cause=Cause.LOGOUT, now_us=now_us, lapses_at_us=lapses_at_us, session_ids=[session_id]
             )
-            if not ended and await tx.sessions.find(session_id) is None:
-                # A database failover lost the session's row, but its access tokens are out there and verify.
-                await tx.revocations.append(session_id, lapses_at_us=lapses_at_us)
-                ended = [Ended(session_id=session_id, user_id=None, cause=Cause.LOGOUT, lapses_at_us=lapses_at_us)]
-        self.sessions.tell(ended)
+            if ended or tx.sessions.find(session_id) is not None:
+                return ended
+            # A database failover lost the session's row, but its access tokens are out there and verify.
+            tx.revocations.append(session_id, lapses_at_us=lapses_at_us)
+            return [Ended(session_id=session_id, user_id=None, cause=Cause.LOGOUT, lapses_at_us=lapses_at_us)]
+
+        self.sessions.tell(await self.storage.write(work))

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
 from sekisho.services.sessions import Sessions
-from sekisho.storage.ports import MICROSECONDS, Storage
+from sekisho.storage.ports import MICROSECONDS, Ended, Storage, Transaction
 
 _DAY_S: Final = 86400
 EVERY_S: Final = 3600
@@ -27,18 +28,12 @@ class Purge:
 
     async def once(self) -> bool:
         """Does the work if no node has done it within the hour; says whether it did. Raises ``StorageUnavailable``."""
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            if not await tx.claim_chore("purge", every_us=EVERY_S * MICROSECONDS, now_us=now_us):
-                return False
+        if not await self.storage.write(_claim):
+            return False
         while await self._end_expired():
             pass
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            sessions = await tx.sessions.purge_ended(ended_before_us=now_us - ENDED_SESSIONS_KEPT_S * MICROSECONDS)
-            revocations = await tx.revocations.purge_lapsed(now_us=now_us)
-            devices = await tx.devices.purge_unseen(seen_before_us=now_us - DEVICES_KEPT_S * MICROSECONDS)
-        self.events.record(Event.PURGED, sessions=sessions, revocations=revocations, devices=devices)
+        deleted = await self.storage.write(_delete)
+        self.events.record(Event.PURGED, "ok", **deleted)
         return True
 
     async def run(self) -> None:
@@ -51,10 +46,24 @@ class Purge:
             await asyncio.sleep(EVERY_S / 10 * random.uniform(0.8, 1.2))  # noqa: S311 - nodes must not march in step
 
     async def _end_expired(self) -> bool:
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            ended = await tx.sessions.end_expired(
-                now_us=now_us, lapses_at_us=self.sessions.lapses_at_us(now_us), limit=_ENDED_AT_ONCE
-            )
+        def work(tx: Transaction) -> Sequence[Ended]:
+            now_us = tx.now_us()
+            lapses_at_us = self.sessions.lapses_at_us(now_us)
+            return tx.sessions.end_expired(now_us=now_us, lapses_at_us=lapses_at_us, limit=_ENDED_AT_ONCE)
+
+        ended = await self.storage.write(work)
         self.sessions.tell(ended)
         return len(ended) == _ENDED_AT_ONCE
+
+
+def _claim(tx: Transaction) -> bool:
+    return tx.claim_chore("purge", every_us=EVERY_S * MICROSECONDS, now_us=tx.now_us())
+
+
+def _delete(tx: Transaction) -> dict[str, int]:
+    now_us = tx.now_us()
+    return {
+        "sessions": tx.sessions.purge_ended(ended_before_us=now_us - ENDED_SESSIONS_KEPT_S * MICROSECONDS),
+        "revocations": tx.revocations.purge_lapsed(now_us=now_us),
+        "devices": tx.devices.purge_unseen(seen_before_us=now_us - DEVICES_KEPT_S * MICROSECONDS),
+    }

@@ -69,16 +69,15 @@ class Refresh:
             presented = self.mint.read_refresh_token(token)  # garbage ends here, before the database
             if self.stall.stalled:
                 raise TryLater(1, "this node stood still; the request may be an old one")
-            async with self.storage.writing() as tx:
-                outcome = await self._decide(tx, presented, caller)
+            outcome = await self.storage.write(lambda tx: self._decide(tx, presented, caller))
         except RefreshTokenInvalid as error:
             self.events.record(Event.REFRESH_REFUSED, error.code, address=caller.address, detail=error.detail)
             raise
         self.sessions.tell(outcome.ended)
         return await self._answer(outcome, caller)
 
-    async def _decide(self, tx: Transaction, presented: Presented, caller: Caller) -> _Outcome:
-        rotated = await tx.sessions.rotate(
+    def _decide(self, tx: Transaction, presented: Presented, caller: Caller) -> _Outcome:
+        rotated = tx.sessions.rotate(
             presented.session_id,
             generation=presented.position.generation,
             branch=presented.position.branch,
@@ -94,24 +93,24 @@ class Refresh:
             # The first look takes no lock: mostly nothing is to be written. When many tabs write at once, the losers
             # of the first round would go on losing without one.
             look_up = tx.sessions.locked if attempt else tx.sessions.find
-            session = await look_up(presented.session_id)
+            session = look_up(presented.session_id)
             if session is None:
                 raise RefreshTokenInvalid("its session is not known")
             self.mint.check_secret(presented, session)
-            now_us = await tx.now_us()
-            outcome = await self._settle(tx, session, presented, caller, now_us)
+            now_us = tx.now_us()
+            outcome = self._settle(tx, session, presented, caller, now_us)
             if outcome is not None:
                 return outcome
         raise StorageUnavailable(1, "the session's row kept changing")
 
-    async def _settle(
+    def _settle(
         self, tx: Transaction, session: Session, presented: Presented, caller: Caller, now_us: int
     ) -> _Outcome | None:
         """Carries out what ``rotation.decide`` says; None when the row has changed since it was read."""
         if session.ended_at_us is not None or session.user_disabled:
             return _Outcome(None, session, now_us)
         if session.is_over(now_us):
-            ended = await self._end(tx, session, Cause.EXPIRED, now_us)
+            ended = self._end(tx, session, Cause.EXPIRED, now_us)
             return _Outcome(None, session, now_us, ended=ended) if ended else None
         state = _state(session)
         position = presented.position
@@ -123,10 +122,10 @@ class Refresh:
             window_s=self.window_s,
         )
         if decision.action is Action.THEFT:
-            return await self._record_theft(tx, session, presented, caller, now_us)
+            return self._record_theft(tx, session, presented, caller, now_us)
         if decision.state != state:
             write = self._write(session, decision, caller, now_us)
-            if not await tx.sessions.write_rotation(session, write):
+            if not tx.sessions.write_rotation(session, write):
                 return None
             session = replace(session, **vars(write))
         return _Outcome(decision.action, session, now_us, retry_after_s=decision.retry_after_s)
@@ -146,10 +145,10 @@ class Refresh:
             last_user_agent=caller.user_agent if moves else session.last_user_agent,
         )
 
-    async def _record_theft(
+    def _record_theft(
         self, tx: Transaction, session: Session, presented: Presented, caller: Caller, now_us: int
     ) -> _Outcome | None:
-        ended = await self._end(tx, session, Cause.THEFT, now_us)
+        ended = self._end(tx, session, Cause.THEFT, now_us)
         if not ended:
             return None
         theft = TheftRecord(
@@ -166,11 +165,11 @@ class Refresh:
             current_address=session.last_address,
             current_user_agent=session.last_user_agent,
         )
-        await tx.sessions.record_theft(theft)
+        tx.sessions.record_theft(theft)
         return _Outcome(Action.THEFT, session, now_us, ended=ended, theft=theft)
 
-    async def _end(self, tx: Transaction, session: Session, cause: Cause, now_us: int) -> Sequence[Ended]:
-        return await tx.sessions.end(
+    def _end(self, tx: Transaction, session: Session, cause: Cause, now_us: int) -> Sequence[Ended]:
+        return tx.sessions.end(
             cause=cause,
             now_us=now_us,
             lapses_at_us=self.sessions.lapses_at_us(now_us),

@@ -51,8 +51,7 @@ class RevocationWatch:
     async def load(self) -> None:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""
         began = self._monotonic()
-        async with self._storage.reading() as tx:
-            rows = await tx.revocations.live(now_us=await tx.now_us())
+        rows = await self._storage.read(lambda tx: tx.revocations.live(now_us=tx.now_us()))
         self._take(rows)
         # A transaction under way may have taken one of the ids just below and commit after this.
         seen = {row.id for row in rows}
@@ -64,9 +63,10 @@ class RevocationWatch:
         """One round. Raises ``StorageUnavailable``."""
         began = self._monotonic()
         self._missing = {id_: since for id_, since in self._missing.items() if began - since <= _GAP_KEPT_S}
-        async with self._storage.reading() as tx:
-            rows = await tx.revocations.newer(than_id=self._highest, missing=list(self._missing))
-            now_us = await tx.now_us()
+        missing = list(self._missing)
+        rows, now_us = await self._storage.read(
+            lambda tx: (tx.revocations.newer(than_id=self._highest, missing=missing), tx.now_us())
+        )
         self._take(rows)
         self._revoked.forget_lapsed(now_us // MICROSECONDS)
         self._read_at = began

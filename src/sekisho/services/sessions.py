@@ -27,18 +27,17 @@ class SessionLimits:
     entry_life_s: int
 
 
-async def open_session(
+def open_session(
     tx: Transaction, user: User, *, limits: SessionLimits, caller: Caller, now_us: int
 ) -> tuple[Session, Sequence[Ended]]:
     """Opens a session for a user whose row the transaction holds, and ends those beyond the user's limit.
 
     The one idle longest goes first (OWASP ASVS 7.1.2).
     """
-    live = await tx.sessions.live_of(user.id, now_us=now_us)
-    surplus = [session.id for session in live[limits.max_sessions - 1 :]]
+    surplus = tx.sessions.surplus_of(user.id, now_us=now_us, kept=limits.max_sessions - 1)
     evicted: Sequence[Ended] = []
     if surplus:
-        evicted = await tx.sessions.end(
+        evicted = tx.sessions.end(
             cause=Cause.EVICTED,
             now_us=now_us,
             lapses_at_us=now_us + limits.entry_life_s * MICROSECONDS,
@@ -63,7 +62,7 @@ async def open_session(
         ended_at_us=None,
         cause=None,
     )
-    await tx.sessions.add(session)
+    tx.sessions.add(session)
     return session, evicted
 
 
@@ -78,42 +77,26 @@ class Sessions:
 
     async def of_user(self, user_id: UUID) -> Sequence[Session]:
         """The live ones, the one used last first."""
-        async with self.storage.reading() as tx:
-            return await tx.sessions.live_of(user_id, now_us=await tx.now_us())
+        return await self.storage.read(lambda tx: tx.sessions.live_of(user_id, now_us=tx.now_us()))
 
     async def story(self, session_id: UUID) -> tuple[Session, Sequence[TheftRecord]]:
         """A session, live or not, with its recorded thefts. Raises ``SessionNotFound``."""
-        async with self.storage.reading() as tx:
-            session = await tx.sessions.find(session_id)
+
+        def work(tx: Transaction) -> tuple[Session, Sequence[TheftRecord]]:
+            session = tx.sessions.find(session_id)
             if session is None:
                 raise SessionNotFound
-            return session, await tx.sessions.thefts_of(session_id)
+            return session, tx.sessions.thefts_of(session_id)
+
+        return await self.storage.read(work)
 
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
         """Ends one of the user's own sessions. Raises ``SessionNotFound`` for any other, whoever owns it."""
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            ended = await tx.sessions.end(
-                cause=Cause.ENDED_BY_USER,
-                now_us=now_us,
-                lapses_at_us=self.lapses_at_us(now_us),
-                session_ids=[session_id],
-                user_id=user_id,
-            )
-        self.tell(ended)
-        if not ended:
-            raise SessionNotFound
+        await self._end(Cause.ENDED_BY_USER, session_id, user_id)
 
     async def end_by_operator(self, session_id: UUID) -> None:
         """Ends any session. Raises ``SessionNotFound`` when it is not live."""
-        async with self.storage.writing() as tx:
-            now_us = await tx.now_us()
-            ended = await tx.sessions.end(
-                cause=Cause.ADMIN, now_us=now_us, lapses_at_us=self.lapses_at_us(now_us), session_ids=[session_id]
-            )
-        self.tell(ended)
-        if not ended:
-            raise SessionNotFound
+        await self._end(Cause.ADMIN, session_id, None)
 
     def lapses_at_us(self, now_us: int) -> int:
         """When a revocation of now may be forgotten."""
@@ -126,3 +109,19 @@ class Sessions:
             self.events.record(
                 Event.SESSION_ENDED, entry.cause.value, session_id=entry.session_id, user_id=entry.user_id
             )
+
+    async def _end(self, cause: Cause, session_id: UUID, user_id: UUID | None) -> None:
+        def work(tx: Transaction) -> Sequence[Ended]:
+            now_us = tx.now_us()
+            return tx.sessions.end(
+                cause=cause,
+                now_us=now_us,
+                lapses_at_us=self.lapses_at_us(now_us),
+                session_ids=[session_id],
+                user_id=user_id,
+            )
+
+        ended = await self.storage.write(work)
+        self.tell(ended)
+        if not ended:
+            raise SessionNotFound

@@ -10,7 +10,7 @@ from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
 from sekisho.services.password_policy import check_new_password
 from sekisho.services.throttle import Throttle
-from sekisho.storage.ports import Storage, User
+from sekisho.storage.ports import Storage, Transaction, User
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,8 @@ class SignUp:
         """
         parsed = self._check(email, password)
         await self.throttle.attempt(self.throttle.signup_lanes(address=address))
-        async with self.storage.reading() as tx:
-            if await tx.users.by_email(parsed.canonical) is not None:
-                raise EmailTaken  # before the hash: a taken address must not cost more than it tells
+        if await self.storage.read(lambda tx: tx.users.by_email(parsed.canonical)) is not None:
+            raise EmailTaken  # before the hash: a taken address must not cost more than it tells
         return await self._create(parsed, password, roles=(), address=address)
 
     async def by_operator(self, *, email: str, password: str, roles: Sequence[str]) -> User:
@@ -61,17 +60,20 @@ class SignUp:
 
     async def _create(self, email: EmailAddress, password: str, *, roles: tuple[str, ...], address: str) -> User:
         password_hash = await self.passwords.hash(password)
-        async with self.storage.writing() as tx:
+
+        def work(tx: Transaction) -> tuple[User, bool]:
             user = User(
                 id=uuid4(),
                 email=email.typed,
                 email_canonical=email.canonical,
                 password_hash=password_hash,
                 roles=roles,
-                created_at_us=await tx.now_us(),
+                created_at_us=tx.now_us(),
                 disabled_at_us=None,
             )
-            added = await tx.users.add(user)
+            return user, tx.users.add(user)
+
+        user, added = await self.storage.write(work)
         if not added:  # someone was faster between our look and our insert
             raise EmailTaken
         self.events.record(Event.SIGNED_UP, user_id=user.id, address=address)

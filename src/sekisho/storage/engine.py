@@ -1,17 +1,19 @@
 """The database behind the ports: SQLite or PostgreSQL, told apart here and nowhere above."""
 
+import asyncio
+import random
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Engine, delete, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, delete, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage.devices import SqlDevices
@@ -21,6 +23,8 @@ from sekisho.storage.sessions import PG_NOW_US, SqlSessions
 from sekisho.storage.users import SqlUsers
 from sekisho.wire import now_us
 
+T = TypeVar("T")
+
 POOL_SIZE: Final = 10
 _POOL_WAIT_S: Final = 1.0
 _CONNECT_S: Final = 2.0
@@ -28,12 +32,14 @@ _STALL_S: Final = 0.5  # beyond the statement's own limit
 _SQLITE_BUSY_S: Final = 1.0
 _SQLITE_READERS: Final = 4
 _RETRY_AFTER_S: Final = 1
+_ATTEMPTS: Final = 3
+_CONFLICTS: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
 class SqlTransaction:
     """``ports.Transaction``: one connection inside one transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._node_now_us = now_us() if connection.dialect.name == "sqlite" else None
         self.users = SqlUsers(connection)
@@ -41,19 +47,19 @@ class SqlTransaction:
         self.revocations = SqlRevocations(connection)
         self.devices = SqlDevices(connection)
 
-    async def now_us(self) -> int:
+    def now_us(self) -> int:
         """The database's time; on SQLite the node's, when the transaction began."""
         if self._node_now_us is not None:
             return self._node_now_us
-        time: int = (await self._connection.execute(select(PG_NOW_US))).scalar_one()
+        time: int = self._connection.execute(select(PG_NOW_US)).scalar_one()
         return time
 
-    async def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
+    def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
         """Whoever changes the row does the chore."""
         # A time in the future, from a clock that stepped back, must not stop the chore until then. Less than a period
         # ahead it may be a node's that read the time after this one did, and has just done the chore.
         in_the_future = chores.c.ran_at_us > now_us + every_us
-        await self._connection.execute(delete(chores).where(chores.c.name == name, in_the_future))
+        self._connection.execute(delete(chores).where(chores.c.name == name, in_the_future))
         dialect = postgresql if self._node_now_us is None else sqlite
         claim = (
             dialect.insert(chores)
@@ -64,7 +70,62 @@ class SqlTransaction:
                 where=chores.c.ran_at_us <= now_us - every_us,
             )
         )
-        return (await self._connection.execute(claim)).rowcount == 1
+        return self._connection.execute(claim).rowcount == 1
+
+
+class _Lane(Protocol):
+    """Connections of one kind, on which transactions run."""
+
+    async def run(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+class _Threads:
+    """SQLite: a whole transaction in one hop to a thread, as many threads as connections."""
+
+    def __init__(self, engine: Engine, *, size: int) -> None:
+        self._engine = engine
+        self._size = size
+        self._executor: ThreadPoolExecutor | None = None
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._size, "sekisho-sqlite")
+        job = self._executor.submit(self._transaction, work)
+        result = asyncio.wrap_future(job)
+        try:
+            done, _ = await asyncio.wait([result], timeout=_POOL_WAIT_S)
+        except asyncio.CancelledError:
+            result.cancel()  # one that has begun goes on to its end; nobody hears of it
+            raise
+        if not done and job.cancel():  # not begun: it never will
+            raise PoolTimeoutError
+        return await result
+
+    async def close(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await asyncio.to_thread(executor.shutdown)
+        self._engine.dispose()
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+
+class _Loop:
+    """PostgreSQL: on the event loop, by asyncpg."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
 
 class Database:
@@ -74,59 +135,62 @@ class Database:
         """``url`` is ``sqlite:///PATH`` or ``postgresql://…``. Raises ``StartRefused``, never showing the URL."""
         self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writer: _Lane
+        self._reader: _Lane
+        self._migrator: _Lane
         if self.is_sqlite:
             # One writer in the process, so that writers queue here in order and not in SQLite's busy loop, where
             # several starve. Readers see the last commit meanwhile (WAL).
-            self._writer = _sqlite_engine(self.url, pool_size=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(self.url, pool_size=_SQLITE_READERS, begin="BEGIN")
+            self._writer = _Threads(_sqlite_engine(self.url, pool_size=1, begin="BEGIN IMMEDIATE"), size=1)
+            self._reader = _Threads(
+                _sqlite_engine(self.url, pool_size=_SQLITE_READERS, begin="BEGIN"), size=_SQLITE_READERS
+            )
             self._migrator = self._writer
         else:
-            self._writer = self._reader = _postgresql_engine(self.url, statement_timeout_ms)
-            self._migrator = _postgresql_engine(self.url, None)  # an index may take its time
+            engine = _postgresql_engine(self.url, statement_timeout_ms)
+            self._writer = _Loop(engine)
+            # A single look-up needs no BEGIN and COMMIT around it, each of which is a round trip.
+            self._reader = _Loop(engine.execution_options(isolation_level="AUTOCOMMIT"))
+            self._migrator = _Loop(_postgresql_engine(self.url, None))  # an index may take its time
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[SqlTransaction]:
-        """A transaction that may write. It is durable when the block has ended."""
-        async with self._transaction(self._writer) as connection:
-            yield SqlTransaction(connection)
+    async def write(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Runs ``work`` in a transaction, which is durable when this returns."""
+        return await self._run(self._writer, lambda connection: work(SqlTransaction(connection)))
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[SqlTransaction]:
-        """A transaction that only reads."""
-        async with self._transaction(self._reader) as connection:
-            yield SqlTransaction(connection)
+    async def read(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Runs ``work`` on a connection that only reads."""
+        return await self._run(self._reader, lambda connection: work(SqlTransaction(connection)))
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """The bare connection in a writing transaction without a time limit, for migrations."""
-        async with self._transaction(self._migrator) as connection:
-            yield connection
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` on a bare connection, in a writing transaction without a time limit."""
+        return await self._run(self._migrator, work)
 
     async def ping(self) -> None:
         """Asks the database something. Raises ``StorageUnavailable``."""
-        async with self._transaction(self._reader) as connection:
-            await connection.execute(text("SELECT 1"))
+        await self._run(self._reader, lambda connection: connection.execute(text("SELECT 1")).close())
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._writer.dispose()
-        await self._reader.dispose()
-        await self._migrator.dispose()
+        for lane in {self._writer, self._reader, self._migrator}:
+            await lane.close()
 
-    @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with engine.begin() as connection:
-                yield connection
-        except PoolTimeoutError:
-            raise StorageUnavailable(_RETRY_AFTER_S, "no free database connection in time") from None
-        except DBAPIError as error:
-            # The driver's error is not chained: its text may quote a row's values.
-            raise StorageUnavailable(_RETRY_AFTER_S, _reason(error)) from None
-        except SQLAlchemyError as error:
-            raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
-        except (OSError, TimeoutError) as error:  # connecting: refused, unreachable, timed out
-            raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__} {error}".rstrip()) from None
+    async def _run(self, lane: _Lane, work: Callable[[Connection], T]) -> T:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await lane.run(work)
+            except PoolTimeoutError:
+                raise StorageUnavailable(_RETRY_AFTER_S, "no free database connection in time") from None
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS or _state(error) not in _CONFLICTS:
+                    # The driver's error is not chained: its text may quote a row's values.
+                    raise StorageUnavailable(_RETRY_AFTER_S, _reason(error)) from None
+            except SQLAlchemyError as error:
+                raise StorageUnavailable(_RETRY_AFTER_S, f"database: {type(error).__name__}") from None
+            except (OSError, TimeoutError) as error:  # connecting: refused, unreachable, timed out
+                detail = f"database: {type(error).__name__} {error}".rstrip()
+                raise StorageUnavailable(_RETRY_AFTER_S, detail) from None
+            await asyncio.sleep(random.uniform(0.005, 0.02) * attempt)  # noqa: S311 - so that two do not meet again
+        raise AssertionError("the last attempt returns or raises")
 
 
 # SQLSTATE classes whose messages speak of the server and not of rows: connection, authorisation, unknown database,
@@ -134,10 +198,13 @@ class Database:
 _ABOUT_THE_SERVER: Final = ("08", "28", "3D", "53", "57")
 
 
+def _state(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
 def _reason(error: DBAPIError) -> str:
     """For the operator: what the database said, where that cannot quote a value."""
-    original = error.orig
-    state = str(getattr(original, "sqlstate", None) or "")
+    original, state = error.orig, _state(error)
     if isinstance(original, sqlite3.OperationalError) or state.startswith(_ABOUT_THE_SERVER):
         return f"database: {str(original).splitlines()[0]}"
     return f"database: {type(original).__name__} {state}".rstrip()
@@ -148,7 +215,7 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):  # ValueError: a port that is not a number
         raise StartRefused("SEKISHO_DATABASE_URL is not a URL") from None
-    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+asyncpg"}
     if parsed.drivername not in drivers:
         raise StartRefused("SEKISHO_DATABASE_URL begins with neither sqlite:/// nor postgresql://")
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -157,14 +224,14 @@ def _parsed(url: str) -> URL:
     return parsed.set(drivername=drivers[parsed.drivername])
 
 
-def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> AsyncEngine:
-    engine = create_async_engine(
+def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=_POOL_WAIT_S,
         hide_parameters=True,
-        connect_args={"timeout": _SQLITE_BUSY_S},
+        connect_args={"timeout": _SQLITE_BUSY_S, "check_same_thread": False},
     )
 
     def make_private(*_: object) -> None:
@@ -180,9 +247,9 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    _listen(engine.sync_engine, "do_connect", make_private)
-    _listen(engine.sync_engine, "connect", set_up)
-    _listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    _listen(engine, "do_connect", make_private)
+    _listen(engine, "connect", set_up)
+    _listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
 

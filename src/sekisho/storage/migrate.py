@@ -24,8 +24,7 @@ def head() -> str:
 
 async def current(database: Database) -> str | None:
     """The revision that the database has; None for an empty one. Raises ``StorageUnavailable``."""
-    async with database.connection() as connection:
-        return await connection.run_sync(_current)
+    return await database.migrate(_current)
 
 
 async def is_behind(database: Database) -> bool:
@@ -44,10 +43,7 @@ async def upgrade(database: Database) -> None:
 
     Safe to call from several nodes at once.
     """
-    async with database.connection() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-        await connection.run_sync(_upgrade)
+    await database.migrate(_upgrade)
 
 
 def _current(connection: Connection) -> str | None:
@@ -55,6 +51,8 @@ def _current(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
     config = Config()
     config.set_main_option("script_location", str(_FOLDER))
     config.attributes["connection"] = connection

@@ -1,13 +1,14 @@
-"""What the services need of a database, in their words. Everything happens inside a transaction."""
+"""What the services need of a database, in their words."""
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 MICROSECONDS = 1_000_000
+
+T = TypeVar("T")
 
 
 class Cause(StrEnum):
@@ -118,25 +119,25 @@ class RevocationRow:
 class Users(Protocol):
     """Accounts."""
 
-    async def add(self, user: User) -> bool:
+    def add(self, user: User) -> bool:
         """False when the canonical address is taken."""
         ...
 
-    async def by_email(self, email_canonical: str) -> User | None: ...  # noqa: D102
+    def by_email(self, email_canonical: str) -> User | None: ...  # noqa: D102
 
-    async def by_id(self, user_id: UUID) -> User | None: ...  # noqa: D102
+    def by_id(self, user_id: UUID) -> User | None: ...  # noqa: D102
 
-    async def locked(self, user_id: UUID) -> User | None:
+    def locked(self, user_id: UUID) -> User | None:
         """The row, held against other writers until the transaction ends."""
         ...
 
-    async def set_password_hash(self, user_id: UUID, password_hash: str, *, changed_at_us: int | None) -> None:
+    def set_password_hash(self, user_id: UUID, password_hash: str, *, changed_at_us: int | None) -> None:
         """``changed_at_us`` None: the same password, hashed anew."""
         ...
 
-    async def disable(self, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
+    def disable(self, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
 
-    async def page(self, *, after: str, limit: int) -> Sequence[User]:
+    def page(self, *, after: str, limit: int) -> Sequence[User]:
         """The accounts whose canonical address comes after ``after``, in order."""
         ...
 
@@ -144,18 +145,22 @@ class Users(Protocol):
 class Sessions(Protocol):
     """Sessions, and their ending, which always appends a revocation."""
 
-    async def add(self, session: Session) -> None: ...  # noqa: D102
+    def add(self, session: Session) -> None: ...  # noqa: D102
 
-    async def find(self, session_id: UUID) -> Session | None: ...  # noqa: D102
+    def find(self, session_id: UUID) -> Session | None: ...  # noqa: D102
 
-    async def locked(self, session_id: UUID) -> Session | None:
+    def locked(self, session_id: UUID) -> Session | None:
         """As ``find``, and nobody else changes the row until the transaction ends."""
 
-    async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
+    def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions, the one used last first."""
         ...
 
-    async def rotate(
+    def surplus_of(self, user_id: UUID, *, now_us: int, kept: int) -> Sequence[UUID]:
+        """The live sessions beyond the ``kept`` that were used last."""
+        ...
+
+    def rotate(
         self,
         session_id: UUID,
         *,
@@ -172,11 +177,11 @@ class Sessions(Protocol):
         """
         ...
 
-    async def write_rotation(self, read: Session, write: RotationWrite) -> bool:
+    def write_rotation(self, read: Session, write: RotationWrite) -> bool:
         """Writes what ``rotation.decide`` said, if the row still is as ``read``."""
         ...
 
-    async def end(
+    def end(
         self,
         *,
         cause: Cause,
@@ -189,15 +194,15 @@ class Sessions(Protocol):
         """Ends the live ones among these and appends a revocation for each; gives those that it ended."""
         ...
 
-    async def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
+    def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
         """Ends sessions that ran into a limit without anyone noticing."""
         ...
 
-    async def record_theft(self, theft: TheftRecord) -> None: ...  # noqa: D102
+    def record_theft(self, theft: TheftRecord) -> None: ...  # noqa: D102
 
-    async def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]: ...  # noqa: D102
+    def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]: ...  # noqa: D102
 
-    async def purge_ended(self, *, ended_before_us: int) -> int:
+    def purge_ended(self, *, ended_before_us: int) -> int:
         """Deletes rows of sessions that ended before this time; gives their number."""
         ...
 
@@ -205,29 +210,29 @@ class Sessions(Protocol):
 class Revocations(Protocol):
     """The table that every node follows."""
 
-    async def append(self, session_id: UUID, *, lapses_at_us: int) -> None: ...  # noqa: D102
+    def append(self, session_id: UUID, *, lapses_at_us: int) -> None: ...  # noqa: D102
 
-    async def live(self, *, now_us: int) -> Sequence[RevocationRow]: ...  # noqa: D102
+    def live(self, *, now_us: int) -> Sequence[RevocationRow]: ...  # noqa: D102
 
-    async def newer(self, *, than_id: int, missing: Sequence[int]) -> Sequence[RevocationRow]:
+    def newer(self, *, than_id: int, missing: Sequence[int]) -> Sequence[RevocationRow]:
         """Rows with a higher id, and those among ``missing`` that have come in late."""
         ...
 
-    async def purge_lapsed(self, *, now_us: int) -> int: ...  # noqa: D102
+    def purge_lapsed(self, *, now_us: int) -> int: ...  # noqa: D102
 
 
 class Devices(Protocol):
     """Devices that signed in to an account before. They prove nothing; they are throttled apart."""
 
-    async def is_known(self, token_hash: bytes, user_id: UUID) -> bool: ...  # noqa: D102
+    def is_known(self, token_hash: bytes, user_id: UUID) -> bool: ...  # noqa: D102
 
-    async def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
+    def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
 
-    async def purge_unseen(self, *, seen_before_us: int) -> int: ...  # noqa: D102
+    def purge_unseen(self, *, seen_before_us: int) -> int: ...  # noqa: D102
 
 
 class Transaction(Protocol):
-    """One transaction, committed when its block ends without an exception."""
+    """What can be done within one transaction."""
 
     @property
     def users(self) -> Users: ...  # noqa: D102
@@ -241,22 +246,26 @@ class Transaction(Protocol):
     @property
     def devices(self) -> Devices: ...  # noqa: D102
 
-    async def now_us(self) -> int:
+    def now_us(self) -> int:
         """The database's time, microseconds since 1970 (on SQLite the node's, when the transaction began)."""
         ...
 
-    async def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
+    def claim_chore(self, name: str, *, every_us: int, now_us: int) -> bool:
         """Whether this node is the first to do ``name`` in this period."""
         ...
 
 
 class Storage(Protocol):
-    """A database. Every failure of it is raised as ``StorageUnavailable``."""
+    """A database. Every failure of it is raised as ``StorageUnavailable``.
 
-    def writing(self) -> AbstractAsyncContextManager[Transaction]:
-        """A transaction that may write."""
+    A transaction is a plain function: nothing can be awaited, and so no connection held, in the middle of it. It may
+    be run again after a conflict, so it changes nothing outside.
+    """
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Runs ``work`` in a transaction, which is durable when this returns; an exception rolls it back."""
         ...
 
-    def reading(self) -> AbstractAsyncContextManager[Transaction]:
-        """A transaction that only reads; on SQLite it does not wait for the writer."""
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Runs ``work`` on a connection that only reads; on SQLite it does not wait for the writer."""
         ...

@@ -7,6 +7,8 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
+    Integer,
     Row,
     Select,
     Update,
@@ -18,7 +20,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sekisho.storage.ports import Cause, Ended, RotationWrite, Session, TheftRecord
 from sekisho.storage.revocations import SqlRevocations
@@ -74,38 +75,57 @@ _ROTATE_PG: Final = _rotate_statement(now=_pg_clock.c.now_us)
 _ROTATE_SQLITE: Final = _rotate_statement(now=bindparam("now_us", type_=BigInteger))
 
 
+# Built once: making a statement costs more than SQLite takes to run it.
+_ADD: Final = insert(sessions)
+_BY_ID: Final = select(*_columns).where(sessions.c.id == bindparam("session_id"))
+_LOCKED: Final = _BY_ID.with_for_update(of=sessions)
+_is_live_one_of_user = (
+    sessions.c.user_id == bindparam("user_id"),
+    _live,
+    sessions.c.idle_ends_at_us > bindparam("now_us"),
+    sessions.c.ends_at_us > bindparam("now_us"),
+)
+_last_used_first = (sessions.c.handed_out_at_us.desc(), sessions.c.id)
+_LIVE: Final = select(*_columns).where(*_is_live_one_of_user).order_by(*_last_used_first)
+_SURPLUS: Final = (
+    select(sessions.c.id)
+    .where(*_is_live_one_of_user)
+    .order_by(*_last_used_first)
+    .offset(bindparam("kept", type_=Integer))
+)
+
+
 class SqlSessions:
     """``ports.Sessions`` on one connection. ``now_us``: the transaction's time where the node's clock counts."""
 
-    def __init__(self, connection: AsyncConnection, *, now_us: int | None) -> None:
+    def __init__(self, connection: Connection, *, now_us: int | None) -> None:
         self._connection = connection
         self._now_us = now_us
 
-    async def add(self, session: Session) -> None:
+    def add(self, session: Session) -> None:
         """A new row."""
         values = {column.name: getattr(session, column.name) for column in sessions.c}
-        await self._connection.execute(insert(sessions).values(values))
+        self._connection.execute(_ADD, values)
 
-    async def find(self, session_id: UUID) -> Session | None:
+    def find(self, session_id: UUID) -> Session | None:
         """The row with its user's roles, live or not."""
-        return await self._one(select(*_columns).where(sessions.c.id == session_id))
+        return self._one(_BY_ID, session_id)
 
-    async def locked(self, session_id: UUID) -> Session | None:
+    def locked(self, session_id: UUID) -> Session | None:
         """The same, locked on PostgreSQL; on SQLite the transaction is the only writer anyway."""
-        return await self._one(select(*_columns).where(sessions.c.id == session_id).with_for_update(of=sessions))
+        return self._one(_LOCKED, session_id)
 
-    async def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
+    def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions of a user, the one used last first."""
-        statement = select(*_columns).where(
-            sessions.c.user_id == user_id,
-            _live,
-            sessions.c.idle_ends_at_us > now_us,
-            sessions.c.ends_at_us > now_us,
-        )
-        ordered = statement.order_by(sessions.c.handed_out_at_us.desc(), sessions.c.id)
-        return [_session(row) for row in await self._connection.execute(ordered)]
+        rows = self._connection.execute(_LIVE, {"user_id": user_id, "now_us": now_us})
+        return [_session(row) for row in rows]
 
-    async def rotate(  # noqa: D102 - ports.Sessions says it
+    def surplus_of(self, user_id: UUID, *, now_us: int, kept: int) -> Sequence[UUID]:
+        """The ids of live sessions beyond the ``kept`` that were used last."""
+        values = {"user_id": user_id, "now_us": now_us, "kept": kept}
+        return self._connection.execute(_SURPLUS, values).scalars().all()
+
+    def rotate(  # noqa: D102 - ports.Sessions says it
         self,
         session_id: UUID,
         *,
@@ -126,18 +146,18 @@ class SqlSessions:
             "user_agent": user_agent,
         }
         if self._now_us is None:
-            result = await self._connection.execute(_ROTATE_PG, values)
+            result = self._connection.execute(_ROTATE_PG, values)
         else:
-            result = await self._connection.execute(_ROTATE_SQLITE, {**values, "now_us": self._now_us})
+            result = self._connection.execute(_ROTATE_SQLITE, {**values, "now_us": self._now_us})
         row = result.one_or_none()
         return None if row is None else _session(row)
 
-    async def write_rotation(self, read: Session, write: RotationWrite) -> bool:
+    def write_rotation(self, read: Session, write: RotationWrite) -> bool:
         """Compare and set; generation and branch alone are not enough, *same again* changes neither."""
         statement = update(sessions).where(_unchanged(read)).values(vars(write))
-        return (await self._connection.execute(statement)).rowcount == 1
+        return self._connection.execute(statement).rowcount == 1
 
-    async def end(
+    def end(
         self,
         *,
         cause: Cause,
@@ -157,9 +177,9 @@ class SqlSessions:
             conditions.append(_unchanged(unchanged_since))
         if len(conditions) == 1:
             raise ValueError("which sessions?")
-        return await self._end(conditions, cause=cause, now_us=now_us, lapses_at_us=lapses_at_us)
+        return self._end(conditions, cause=cause, now_us=now_us, lapses_at_us=lapses_at_us)
 
-    async def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
+    def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
         """Ends at most ``limit`` sessions that ran into a limit, the longest over first."""
         expired: Select[Any] = (
             select(sessions.c.id)
@@ -167,36 +187,34 @@ class SqlSessions:
             .order_by(sessions.c.idle_ends_at_us)
             .limit(limit)
         )
-        return await self._end(
+        return self._end(
             [_live, sessions.c.id.in_(expired)], cause=Cause.EXPIRED, now_us=now_us, lapses_at_us=lapses_at_us
         )
 
-    async def record_theft(self, theft: TheftRecord) -> None:
+    def record_theft(self, theft: TheftRecord) -> None:
         """Keeps both presentations."""
-        await self._connection.execute(insert(thefts).values(vars(theft)))
+        self._connection.execute(insert(thefts).values(vars(theft)))
 
-    async def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]:
+    def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]:
         """The recorded thefts of a session."""
         columns = [column for column in thefts.c if column.name != "id"]
-        rows = await self._connection.execute(select(*columns).where(thefts.c.session_id == session_id))
+        rows = self._connection.execute(select(*columns).where(thefts.c.session_id == session_id))
         return [TheftRecord(**row._mapping) for row in rows]
 
-    async def purge_ended(self, *, ended_before_us: int) -> int:
+    def purge_ended(self, *, ended_before_us: int) -> int:
         """Deletes rows whose story nobody asks for any more."""
-        return (
-            await self._connection.execute(delete(sessions).where(sessions.c.ended_at_us < ended_before_us))
-        ).rowcount
+        return (self._connection.execute(delete(sessions).where(sessions.c.ended_at_us < ended_before_us))).rowcount
 
-    async def _one(self, statement: Select[Any]) -> Session | None:
-        row = (await self._connection.execute(statement)).one_or_none()
+    def _one(self, statement: Select[Any], session_id: UUID) -> Session | None:
+        row = self._connection.execute(statement, {"session_id": session_id}).one_or_none()
         return None if row is None else _session(row)
 
-    async def _end(
+    def _end(
         self, conditions: Sequence[ColumnElement[bool]], *, cause: Cause, now_us: int, lapses_at_us: int
     ) -> Sequence[Ended]:
         statement = update(sessions).where(*conditions).values(ended_at_us=now_us, cause=cause.value)
-        rows = (await self._connection.execute(statement.returning(sessions.c.id, sessions.c.user_id))).all()
-        await SqlRevocations(self._connection).append_all([row.id for row in rows], lapses_at_us=lapses_at_us)
+        rows = self._connection.execute(statement.returning(sessions.c.id, sessions.c.user_id)).all()
+        SqlRevocations(self._connection).append_all([row.id for row in rows], lapses_at_us=lapses_at_us)
         return [Ended(session_id=row.id, user_id=row.user_id, cause=cause, lapses_at_us=lapses_at_us) for row in rows]
 
 

@@ -1,24 +1,28 @@
 """Accounts in SQL."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sekisho.storage.ports import User
 from sekisho.storage.schema import users
+
+# Built once: making a statement costs more than SQLite takes to run it.
+_BY_EMAIL: Final = select(users).where(users.c.email_canonical == bindparam("email_canonical"))
+_BY_ID: Final = select(users).where(users.c.id == bindparam("user_id"))
+_LOCKED: Final = _BY_ID.with_for_update(key_share=True)
 
 
 class SqlUsers:
     """``ports.Users`` on one connection."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def add(self, user: User) -> bool:
+    def add(self, user: User) -> bool:
         """False when the canonical address is taken: the unique index decides, so sign-ups may race."""
         values = {
             "id": user.id,
@@ -31,42 +35,42 @@ class SqlUsers:
         }
         dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(users).values(values).on_conflict_do_nothing(index_elements=["email_canonical"])
-        return (await self._connection.execute(statement)).rowcount == 1
+        return self._connection.execute(statement).rowcount == 1
 
-    async def by_email(self, email_canonical: str) -> User | None:
+    def by_email(self, email_canonical: str) -> User | None:
         """The account with this canonical address."""
-        return await self._one(select(users).where(users.c.email_canonical == email_canonical))
+        return self._one(_BY_EMAIL, email_canonical=email_canonical)
 
-    async def by_id(self, user_id: UUID) -> User | None:
+    def by_id(self, user_id: UUID) -> User | None:
         """The account with this id."""
-        return await self._one(select(users).where(users.c.id == user_id))
+        return self._one(_BY_ID, user_id=user_id)
 
-    async def locked(self, user_id: UUID) -> User | None:
+    def locked(self, user_id: UUID) -> User | None:
         """The row, locked on PostgreSQL; on SQLite the transaction is the only writer anyway."""
-        return await self._one(select(users).where(users.c.id == user_id).with_for_update(key_share=True))
+        return self._one(_LOCKED, user_id=user_id)
 
-    async def set_password_hash(self, user_id: UUID, password_hash: str, *, changed_at_us: int | None) -> None:
+    def set_password_hash(self, user_id: UUID, password_hash: str, *, changed_at_us: int | None) -> None:
         """A new hash; ``changed_at_us`` None: of the same password."""
         values: dict[str, object] = {"password_hash": password_hash}
         if changed_at_us is not None:
             values["password_changed_at_us"] = changed_at_us
-        await self._connection.execute(update(users).where(users.c.id == user_id).values(values))
+        self._connection.execute(update(users).where(users.c.id == user_id).values(values))
 
-    async def disable(self, user_id: UUID, *, now_us: int) -> None:
+    def disable(self, user_id: UUID, *, now_us: int) -> None:
         """No login any more. Ending the sessions is the caller's part, in the same transaction."""
         still_enabled = users.c.disabled_at_us.is_(None)
-        await self._connection.execute(
+        self._connection.execute(
             update(users).where(users.c.id == user_id, still_enabled).values(disabled_at_us=now_us)
         )
 
-    async def page(self, *, after: str, limit: int) -> Sequence[User]:
+    def page(self, *, after: str, limit: int) -> Sequence[User]:
         """Accounts in the order of their canonical address."""
         ordered = select(users).order_by(users.c.email_canonical)
-        rows = await self._connection.execute(ordered.where(users.c.email_canonical > after).limit(limit))
+        rows = self._connection.execute(ordered.where(users.c.email_canonical > after).limit(limit))
         return [_user(row) for row in rows]
 
-    async def _one(self, statement: Any) -> User | None:
-        row = (await self._connection.execute(statement)).one_or_none()
+    def _one(self, statement: Select[Any], **values: object) -> User | None:
+        row = self._connection.execute(statement, values).one_or_none()
         return None if row is None else _user(row)
 
 
