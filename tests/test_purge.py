@@ -17,6 +17,7 @@ from sekisho.storage import schema
 from sekisho.storage.engine import Database
 from sekisho.storage.ports import MICROSECONDS, Cause
 from sekisho.tokens.revoked import RevokedSessions
+from step_by_step import bare, reading, writing
 from test_storage import a_session, database, stored_user
 
 __all__ = ["database"]  # a fixture
@@ -51,25 +52,25 @@ def node(database: Database) -> Node:
 
 @pytest.fixture
 async def now_us(database: Database) -> AsyncIterator[int]:
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         yield await tx.now_us()
 
 
 async def sql(database: Database, statement: str, **values) -> None:
-    async with database.connection() as connection:
+    async with bare(database) as connection:
         await connection.execute(text(statement), values)
 
 
 async def a_live_session(database: Database, now_us: int, **changes) -> UUID:
     session = a_session(await stored_user(database), now=now_us, **changes)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.add(session)
     return session.id
 
 
 async def an_ended_session(database: Database, now_us: int, *, ended_ago_us: int) -> UUID:
     session_id = await a_live_session(database, now_us)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.sessions.end(
             cause=Cause.LOGOUT, now_us=now_us, lapses_at_us=now_us + HOUR_US, session_ids=[session_id]
         )
@@ -80,14 +81,14 @@ async def an_ended_session(database: Database, now_us: int, *, ended_ago_us: int
 
 async def sessions_left(database: Database) -> dict[UUID, str | None]:
     """Session id → why it ended."""
-    async with database.connection() as connection:
+    async with bare(database) as connection:
         rows = await connection.execute(select(schema.sessions.c.id, schema.sessions.c.cause))
         return {row.id: row.cause for row in rows}
 
 
 async def revocations_left(database: Database) -> dict[UUID, int]:
     """Session id → when the entry lapses."""
-    async with database.connection() as connection:
+    async with bare(database) as connection:
         rows = await connection.execute(select(schema.revocations))
         return {row.session_id: row.lapses_at_us for row in rows}
 
@@ -109,7 +110,7 @@ async def test_what_expired_unnoticed_is_ended_and_revoked(database, node, now_u
 async def test_many_are_ended_in_bounded_transactions(database, node, now_us, monkeypatch):
     monkeypatch.setattr("sekisho.services.purge._ENDED_AT_ONCE", 3)
     user = await stored_user(database)
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         for _ in range(8):
             await tx.sessions.add(a_session(user, now=now_us, idle_ends_at_us=now_us - 1))
     assert await node.purge.once()
@@ -128,7 +129,7 @@ async def test_sessions_that_ended_long_ago_go_and_others_stay(database, node, n
 
 async def test_lapsed_revocations_go_and_live_ones_stay(database, node, now_us):
     lapsed, live = uuid4(), uuid4()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.revocations.append(lapsed, lapses_at_us=now_us - 1)
         await tx.revocations.append(live, lapses_at_us=now_us + HOUR_US)
     assert await node.purge.once()
@@ -138,14 +139,14 @@ async def test_lapsed_revocations_go_and_live_ones_stay(database, node, now_us):
 async def test_devices_unseen_for_long_go_and_others_stay(database, node, now_us):
     user = await stored_user(database)
     unseen, seen = hashlib.sha256(b"unseen").digest(), hashlib.sha256(b"seen").digest()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         for device in (unseen, seen):
             await tx.devices.remember(device, user.id, now_us=now_us)
     aged = "UPDATE devices SET last_seen_at_us = :at WHERE token_hash = :device"
     await sql(database, aged, at=now_us - 180 * DAY_US - MICROSECONDS, device=unseen)
     await sql(database, aged, at=now_us - 180 * DAY_US + 600 * MICROSECONDS, device=seen)
     assert await node.purge.once()
-    async with database.reading() as tx:
+    async with reading(database) as tx:
         assert [await tx.devices.is_known(device, user.id) for device in (unseen, seen)] == [False, True]
 
 

@@ -21,6 +21,7 @@ from sekisho.tokens import KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.web import Sekisho
 from sekisho.wire import now_s
+from step_by_step import writing
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +67,7 @@ def node(database: Database) -> Node:
 async def append(database: Database, *, lapses_in_us: int = HOUR_US, session_id: UUID | None = None) -> UUID:
     """Another node ends a session: all that this one can see of it is the row."""
     session_id = session_id or uuid4()
-    async with database.writing() as tx:
+    async with writing(database) as tx:
         await tx.revocations.append(session_id, lapses_at_us=await tx.now_us() + lapses_in_us)
     return session_id
 
@@ -91,7 +92,7 @@ class InFlight:
         await self._task
 
     async def _run(self) -> None:
-        async with self._database.writing() as tx:
+        async with writing(self._database) as tx:
             await tx.revocations.append(self.session_id, lapses_at_us=await tx.now_us() + HOUR_US)
             self._took.set()
             await self._go.wait()
@@ -192,27 +193,18 @@ class _Asked:
         self._database = database
         self.missing: list[int] = []
 
-    def reading(self):
-        return self._Reading(self)
-
-    class _Reading:
-        def __init__(self, asked: "_Asked") -> None:
-            self._asked = asked
-
-        async def __aenter__(self):
-            self._transaction = self._asked._database.reading()
-            tx = await self._transaction.__aenter__()
+    async def read(self, work):
+        def noting(tx):
             newer = tx.revocations.newer
 
-            async def noted(*, than_id: int, missing):
-                self._asked.missing = list(missing)
-                return await newer(than_id=than_id, missing=missing)
+            def noted(*, than_id: int, missing):
+                self.missing = list(missing)
+                return newer(than_id=than_id, missing=missing)
 
             tx.revocations.newer = noted
-            return tx
+            return work(tx)
 
-        async def __aexit__(self, *error):
-            return await self._transaction.__aexit__(*error)
+        return await self._database.read(noting)
 
 
 @only_postgresql
@@ -256,10 +248,10 @@ async def test_the_age_is_that_of_the_last_look_that_succeeded(database, node, m
     assert node.watch.age_s == 0
     node.now += 5
 
-    def gone():
+    async def gone(_work):
         raise StorageUnavailable(1, "gone")
 
-    monkeypatch.setattr(database, "reading", gone)
+    monkeypatch.setattr(database, "read", gone)
     with pytest.raises(StorageUnavailable):
         await node.watch.poll()
     node.now += 1
@@ -269,9 +261,9 @@ async def test_the_age_is_that_of_the_last_look_that_succeeded(database, node, m
 async def test_the_loop_survives_a_database_that_is_away_and_tells_it_once(database, node, monkeypatch):
     monkeypatch.setattr(revocation_watch, "POLL_S", 0.005)
     await node.watch.load()
-    reading, tries = database.reading, 0
+    read, tries = database.read, 0
 
-    def gone():
+    async def gone(_work):
         nonlocal tries
         tries += 1
         raise StorageUnavailable(1, "gone")
@@ -281,12 +273,12 @@ async def test_the_loop_survives_a_database_that_is_away_and_tells_it_once(datab
             while not holds():  # noqa: ASYNC110 - what is waited for is no event of ours
                 await asyncio.sleep(0.005)
 
-    monkeypatch.setattr(database, "reading", gone)
+    monkeypatch.setattr(database, "read", gone)
     loop = asyncio.create_task(node.watch.run())
     await until(lambda: tries >= 4)
     assert (node.told("storage_failed"), node.told("storage_back")) == (1, 0)
     session_id = await append(database)
-    monkeypatch.setattr(database, "reading", reading)
+    monkeypatch.setattr(database, "read", read)
     await until(lambda: node.refuses(session_id) == [True])
     await until(lambda: node.told("storage_back") == 1)
     assert node.told("storage_failed") == 1

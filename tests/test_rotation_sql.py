@@ -7,14 +7,14 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete
 
 from sekisho.rotation import Action, Decision, RotationState, decide
 from sekisho.storage import schema
 from sekisho.storage.engine import Database, SqlTransaction
 from sekisho.storage.ports import Cause, RotationWrite, Session
 from sekisho.storage.sessions import SqlSessions
-from step_by_step import bare, reading, writing
+from step_by_step import reading, writing
 from test_storage import HOUR, NOW, SECOND, a_session, a_user, database, found, owner, stored_session
 
 __all__ = ["database", "owner"]  # fixtures
