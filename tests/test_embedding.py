@@ -251,8 +251,10 @@ def test_the_hosts_api_description_holds_both(client):
     assert {"/auth/login", "/auth/me", "/orders"} <= set(document["paths"])
     assert document["paths"]["/orders"]["get"]["security"]
     responses = document["paths"]["/auth/login"]["post"]["responses"]
-    assert responses["401"]["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
-    assert "Problem" in document["components"]["schemas"]
+    assert responses["401"]["content"]["application/problem+json"]["schema"] == {
+        "$ref": "#/components/schemas/SekishoProblem"
+    }
+    assert "SekishoProblem" in document["components"]["schemas"]
 
 
 # --- what importing loads ------------------------------------------------------------------------------------------
@@ -302,3 +304,21 @@ def test_the_integration_loads_the_framework_and_not_the_server():
     loaded = loaded_by("import sekisho.integrations.fastapi")
     assert "fastapi" in loaded
     assert not loaded & {"sqlalchemy", "limits", "redis", "structlog", "typer", "uvicorn", "alembic"}
+
+
+def test_a_dependency_of_the_host_refuses_in_the_hosts_words(auth):
+    def gate() -> None:
+        raise HTTPException(429, "host's gate")
+
+    app = FastAPI(dependencies=[Depends(gate)])
+    app.include_router(auth.router, prefix="/auth")
+    with TestClient(app) as client:
+        response = client.post("/auth/login", json=BODY)
+    assert (response.status_code, response.json()) == (429, {"detail": "host's gate"})
+
+
+def test_before_the_start_every_route_says_try_later(host):
+    client = TestClient(host)  # no lifespan
+    for response in (client.get("/auth/me"), client.post("/auth/login", json=BODY), client.get("/auth/healthz")):
+        assert (response.status_code, response.json()["code"]) == (503, "try_later")
+        assert response.headers["retry-after"] == "1"

@@ -131,7 +131,7 @@ def test_every_error_is_a_problem(document):
             for status, response in call["responses"].items():
                 if int(status) >= 400:
                     problem = response["content"]["application/problem+json"]["schema"]
-                    assert problem == {"$ref": "#/components/schemas/Problem"}, (path, status)
+                    assert problem == {"$ref": "#/components/schemas/SekishoProblem"}, (path, status)
                     assert response["description"]
             assert call["description"], path
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -124,13 +123,6 @@ def ended(session: Session, cause: Cause = Cause.LOGOUT) -> Ended:
     return Ended(session_id=session.id, user_id=session.user_id, cause=cause, lapses_at_us=LAPSES)
 
 
-def aiosqlite_has_ended() -> None:
-    """Where connecting failed, its thread reports its own end to the loop, which must still be there."""
-    for thread in threading.enumerate():
-        if "_connection_worker_thread" in thread.name:
-            thread.join(10)
-
-
 # --- URLs ----------------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +237,6 @@ async def test_a_task_cancelled_anywhere_gives_the_connection_back(database_url,
         )
     await asyncio.gather(*(stored_user(database) for _ in range(10)))
     await database.close()
-    aiosqlite_has_ended()
 
 
 async def test_the_time_is_the_databases(database):

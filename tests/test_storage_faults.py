@@ -26,7 +26,6 @@ from test_storage import (
     HOUR,
     SECOND,
     a_user,
-    aiosqlite_has_ended,
     database,
     entries,
     found,
@@ -230,7 +229,6 @@ async def test_a_path_where_no_database_can_be_is_unavailable(tmp_path: Path, na
         assert_tells_nothing(await unavailable(upgrade(database)))
         assert_tells_nothing(await unavailable(database.ping()))
     await database.close()
-    aiosqlite_has_ended()
 
 
 @only_sqlite

@@ -14,8 +14,8 @@ class SekishoError(Exception):
 
     code: ClassVar[str] = "internal_error"
     public_code: ClassVar[str] = "internal_error"
-    text_en: ClassVar[str] = "Something went wrong on our side. Nothing was changed."
-    text_ja: ClassVar[str] = "サーバー側で問題が発生しました。変更は行われていません。"
+    text_en: ClassVar[str] = "Something went wrong on our side."
+    text_ja: ClassVar[str] = "サーバー側で問題が発生しました。"
 
     def __init_subclass__(cls) -> None:
         """A class that names a code but no public code shows the code itself."""

@@ -52,7 +52,7 @@ class Tokens:
 
 
 def new_email() -> str:
-    return f"{secrets.token_hex(4)}-{next(_numbers)}@example.com"
+    return f"u{secrets.token_hex(4)}-{next(_numbers)}@example.com"
 
 
 def sign_up(client: httpx2.Client, email: str | None = None, password: str = PASSWORD) -> str:

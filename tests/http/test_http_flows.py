@@ -11,6 +11,7 @@ from outsiders import (
     Tokens,
     bearer,
     is_problem,
+    keys_of,
     log_in,
     me,
     refresh,
@@ -18,6 +19,8 @@ from outsiders import (
     signed,
     try_login,
 )
+
+from sekisho.tokens import access
 
 
 def is_dead(client, tokens):
@@ -291,3 +294,27 @@ def wait_until(holds, *, within_s):
     while not holds():
         assert time.monotonic() < give_up_at, "did not come in time"
         time.sleep(0.02)
+
+
+def test_logout_takes_the_header_whatever_else_the_body_leaves_out(client):
+    """Some clients send {} with every POST."""
+    tokens = log_in(client)
+    assert client.post("/logout", json={}, headers=bearer(tokens.access)).status_code == 204
+    is_problem(me(client, tokens.access), 401, "invalid_token")
+    is_problem(client.post("/logout", json={}), 401, "authentication_required")
+
+
+def test_a_genuine_token_that_names_nobody_of_ours_is_refused(client, server):
+    """Signed by hand with the server's key: its claims are read like anyone's."""
+    now = int(time.time())
+    token = access.issue(
+        keys_of(server).active("sign"),
+        issuer=server.base_url,
+        audience=server.base_url,
+        subject="bob",
+        session_id="x",
+        issued_at=now,
+        expires_at=now + 60,
+    )
+    for method, path in (("GET", "/me"), ("GET", "/sessions"), ("POST", "/logout"), ("POST", "/logout/all")):
+        is_problem(client.request(method, path, headers=bearer(token)), 401, "invalid_token")

@@ -109,7 +109,7 @@ def test_members_of_the_wrong_type(post, path):
             shows_nothing(response)
 
 
-@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("path", [path for path in POSTS if path != "/logout"])  # there the header may have it all
 def test_missing_members(post, path):
     for name in MEMBERS[path]:
         body = good(path)

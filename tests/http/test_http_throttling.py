@@ -156,3 +156,24 @@ def test_an_address_that_anyone_can_write_counts_only_from_a_proxy(serve, connec
         try_login(connect(server), new_email(), WRONG) for _ in range(31)
     ]  # each from another network, it says
     assert [response.status_code for response in responses] == [401] * 30 + [401 if trusted else 429]
+
+
+def test_devices_gathered_with_an_old_password_are_strangers_after_its_change(client, connect, server):
+    """Else whoever knew it once would have as many lanes to guess in as devices."""
+    email = sign_up(client)
+    gathered = connect(server)
+    tokens = log_in(gathered, email)
+    change = {"current_password": PASSWORD, "new_password": OTHER_PASSWORD}
+    assert client.post("/password", json=change, headers=bearer(tokens.access)).status_code == 200
+    guess_until_throttled(connect(server), email)
+    is_throttled(try_login(gathered, email, WRONG), at_most_s=30)
+
+
+def test_only_the_devices_seen_last_stay_known(client, connect, server):
+    email = sign_up(client)
+    first = connect(server)
+    log_in(first, email)
+    for _ in range(10):
+        log_in(connect(server), email)
+    guess_until_throttled(connect(server), email)
+    is_throttled(try_login(first, email), at_most_s=30)

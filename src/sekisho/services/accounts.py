@@ -39,6 +39,7 @@ class Accounts:
             now_us = tx.now_us()
             tx.users.locked(user_id)
             tx.users.disable(user_id, now_us=now_us)
+            tx.devices.forget_all(user_id)
             return tx.sessions.end(
                 cause=Cause.USER_DISABLED,
                 now_us=now_us,

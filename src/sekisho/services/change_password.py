@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sekisho.errors import StorageUnavailable, TokenRevoked, WrongCredentials
+from sekisho.errors import TokenRevoked, TryLater, WrongCredentials
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
@@ -35,7 +35,7 @@ class ChangePassword:
 
         A stolen access token alone changes nothing: the current password is asked and its guesses are throttled.
         Raises ``InputError``, ``WrongCredentials``, ``Throttled``, ``Overloaded``, ``TokenRevoked`` (the session
-        ended meanwhile) and ``StorageUnavailable``.
+        ended meanwhile) ``TryLater`` and ``StorageUnavailable``.
         """
         user = await self.storage.read(lambda tx: tx.users.by_id(user_id))
         if user is None or user.disabled_at_us is not None:
@@ -73,7 +73,7 @@ class ChangePassword:
             if locked is None or locked.disabled_at_us is not None:
                 raise TokenRevoked("the account was disabled meanwhile")
             if locked.password_hash != user.password_hash:
-                raise StorageUnavailable(1, "the password was changed or rehashed meanwhile")
+                raise TryLater(1, "the password was changed or rehashed meanwhile")
             now_us = tx.now_us()
             ended = tx.sessions.end(
                 cause=Cause.PASSWORD_CHANGED,
@@ -85,6 +85,8 @@ class ChangePassword:
                 # Whoever asked was logged out while we hashed: the logout stands, and nothing is changed.
                 raise TokenRevoked("the session ended meanwhile")
             tx.users.set_password_hash(user.id, new_hash, changed_at_us=now_us)
+            # Whoever knew the old password may have gathered devices to guess from.
+            tx.devices.forget_all(user.id)
             session, _ = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
             return session, ended, now_us
 

@@ -41,6 +41,7 @@ class Event(StrEnum):
     PASSWORD_REHASHED = "password_rehashed"  # noqa: S105
     THROTTLED = "throttled"
     OVERLOADED = "overloaded"
+    PUT_OFF = "put_off"
     STORAGE_FAILED = "storage_failed"
     STORAGE_BACK = "storage_back"
     KEYS_CHANGED = "keys_changed"

@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import uuid4
 
-from sekisho.errors import Overloaded, PasswordTooLong, StorageUnavailable, WrongCredentials
+from sekisho.errors import Overloaded, PasswordTooLong, TryLater, WrongCredentials
 from sekisho.services.caller import Caller, device_hash
 from sekisho.services.email_address import canonical_or_raw
 from sekisho.services.events import Event, Events
@@ -16,6 +17,8 @@ from sekisho.services.throttle import Lane, Throttle
 from sekisho.storage.ports import Ended, Session, Storage, Transaction, User
 
 _ATTEMPTS: Final = 3
+# Each known device is throttled apart, so their number is what a collector of devices could multiply guesses by.
+_DEVICES_KEPT: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,10 @@ class Login:
     events: Events
 
     async def __call__(self, *, email: str, password: str, caller: Caller) -> SignedIn:
-        """Raises ``WrongCredentials``, ``Throttled``, ``Overloaded`` and ``StorageUnavailable``."""
+        """Raises ``WrongCredentials``, ``Throttled``, ``TryLater``, ``Overloaded`` and ``StorageUnavailable``."""
         account = canonical_or_raw(email)
+        if caller.device_hash is None:  # who is throttled already costs no query
+            await self.throttle.check(self.throttle.login_lanes(account=account, address=caller.address, device=None))
         user, known_device = await self._look_up(account, caller)
         lanes = self.throttle.login_lanes(
             account=account, address=caller.address, device=known_device.hex() if known_device else None
@@ -63,14 +68,15 @@ class Login:
                 detail=error.detail,
             )
             raise
-        raise StorageUnavailable(1, "the account kept changing during the login")
+        raise TryLater(1, "the account kept changing during the login")
 
     async def _look_up(self, account: str, caller: Caller) -> tuple[User | None, bytes | None]:
         device = caller.device_hash
 
         def work(tx: Transaction) -> tuple[User | None, bytes | None]:
             user = tx.users.by_email(account)
-            is_known = user is not None and device is not None and tx.devices.is_known(device, user.id)
+            # Asked for an unknown account too: a statement less would tell that it is unknown.
+            is_known = device is not None and tx.devices.is_known(device, user.id if user else uuid4())
             return user, device if is_known else None
 
         return await self.storage.read(work)
@@ -113,7 +119,7 @@ class Login:
             if new_hash is not None:
                 tx.users.set_password_hash(user.id, new_hash, changed_at_us=None)
             session, evicted = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
-            tx.devices.remember(device_hash(device_token), user.id, now_us=now_us)
+            tx.devices.remember(device_hash(device_token), user.id, now_us=now_us, kept=_DEVICES_KEPT)
             return session, evicted, now_us
 
         opened = await self.storage.write(work)

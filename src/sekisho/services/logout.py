@@ -7,7 +7,7 @@ from uuid import UUID
 from sekisho.services.mint import Mint
 from sekisho.services.sessions import Sessions
 from sekisho.storage.ports import Cause, Ended, Storage, Transaction
-from sekisho.tokens.access import AccessClaims
+from sekisho.tokens.access import AccessClaims, account_and_session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Logout:
 
     async def by_access_token(self, claims: AccessClaims) -> None:
         """``claims`` of a token whose signature holds; it may have expired or its session be over already."""
-        await self._end(UUID(claims.sid))
+        _, session_id = account_and_session(claims)
+        await self._end(session_id)
 
     async def by_refresh_token(self, token: str) -> None:
         """Any refresh token of the session, displaced ones too. Raises ``RefreshTokenInvalid``."""
@@ -32,7 +33,7 @@ class Logout:
 
     async def everywhere(self, claims: AccessClaims) -> None:
         """Ends every session of the user, the one that asks included."""
-        user_id = UUID(claims.sub)
+        user_id, _ = account_and_session(claims)
 
         def work(tx: Transaction) -> Sequence[Ended]:
             now_us = tx.now_us()
@@ -53,7 +54,7 @@ class Logout:
             ended = tx.sessions.end(
                 cause=Cause.LOGOUT, now_us=now_us, lapses_at_us=lapses_at_us, session_ids=[session_id]
             )
-            if ended or tx.sessions.find(session_id) is not None:
+            if ended or tx.sessions.find(session_id) is not None or self.sessions.watch.knows(session_id):
                 return ended
             # A database failover lost the session's row, but its access tokens are out there and verify.
             tx.revocations.append(session_id, lapses_at_us=lapses_at_us)

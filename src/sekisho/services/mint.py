@@ -1,7 +1,6 @@
 """Makes the pair of tokens that a login or a refresh answers with, from the keys in use now."""
 
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from sekisho.storage.ports import MICROSECONDS, Session
 from sekisho.tokens import access
@@ -13,8 +12,6 @@ from sekisho.tokens.refresh import Position, Presented, RefreshKeys
 class Grant:
     """What the client gets. ``expires_in_s`` and ``refresh_expires_in_s`` are whole seconds from now."""
 
-    user_id: UUID
-    session_id: UUID
     access_token: str = field(repr=False)
     expires_in_s: int
     refresh_token: str = field(repr=False)
@@ -57,8 +54,6 @@ class Mint:
         )
         position = Position(session.generation, session.branch)
         return Grant(
-            user_id=session.user_id,
-            session_id=session.id,
             access_token=access_token,
             expires_in_s=expires_at - issued_at,
             refresh_token=self._refresh_keys.make(session.id, position, session.salt),

@@ -14,7 +14,6 @@ from sekisho.errors import (
     RefreshTheft,
     RefreshTokenInvalid,
     RefreshWait,
-    StorageUnavailable,
     TryLater,
 )
 from sekisho.rotation import Action, Decision, RotationState, decide
@@ -95,13 +94,13 @@ class Refresh:
             look_up = tx.sessions.locked if attempt else tx.sessions.find
             session = look_up(presented.session_id)
             if session is None:
-                raise RefreshTokenInvalid("its session is not known")
+                raise RefreshSessionOver("its session is not known: purged long after its end, or lost in a failover")
             self.mint.check_secret(presented, session)
             now_us = tx.now_us()
             outcome = self._settle(tx, session, presented, caller, now_us)
             if outcome is not None:
                 return outcome
-        raise StorageUnavailable(1, "the session's row kept changing")
+        raise TryLater(1, "the session's row kept changing")
 
     def _settle(
         self, tx: Transaction, session: Session, presented: Presented, caller: Caller, now_us: int

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
+from uuid import UUID
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
@@ -47,6 +48,10 @@ class RevocationWatch:
     def announce(self, ended: Sequence[Ended]) -> None:
         """What this node has just committed bites here at once."""
         self._revoked.add(Revocation(str(entry.session_id), _seconds_up(entry.lapses_at_us)) for entry in ended)
+
+    def knows(self, session_id: UUID) -> bool:
+        """Whether this session's access tokens are refused already."""
+        return str(session_id) in self._revoked
 
     async def load(self) -> None:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""

@@ -219,7 +219,7 @@ def _key(kind: str, *parts: str) -> str:
 
 def _pool(redis_url: str) -> ConnectionPool:
     try:
-        return ConnectionPool.from_url(
+        pool = ConnectionPool.from_url(
             redis_url,
             max_connections=REDIS_CONNECTIONS,
             socket_timeout=REDIS_TIMEOUT_S,
@@ -230,8 +230,11 @@ def _pool(redis_url: str) -> ConnectionPool:
             driver_info=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-    except ValueError:  # its text can hold a piece of the password ("Port could not be cast to integer value as ...")
-        raise errors.StartRefused("the URL of Redis cannot be read (SEKISHO_REDIS_URL)") from None
+        pool.make_connection()  # without I/O: an option in the URL that it does not know must not fail every login
+    # Their texts can hold a piece of the password ("Port could not be cast to integer value as ...").
+    except (TypeError, ValueError, AttributeError, RedisError):
+        raise errors.StartRefused("SEKISHO_REDIS_URL cannot be read, or has an option that does not exist") from None
+    return pool
 
 
 def _in_redis(pool: ConnectionPool) -> "_Counters":

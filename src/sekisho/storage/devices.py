@@ -3,7 +3,7 @@
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Integer, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sekisho.storage.schema import devices
@@ -22,6 +22,16 @@ def _remember(dialect: Any) -> Any:
 _REMEMBER: Final = {"postgresql": _remember(postgresql), "sqlite": _remember(sqlite)}
 
 
+_FORGET_ALL: Final = delete(devices).where(devices.c.user_id == bindparam("user_id"))
+_surplus = (
+    select(devices.c.token_hash)
+    .where(devices.c.user_id == bindparam("user_id"))
+    .order_by(devices.c.last_seen_at_us.desc(), devices.c.token_hash)
+    .offset(bindparam("kept", type_=Integer))
+)
+_FORGET_SURPLUS: Final = delete(devices).where(devices.c.token_hash.in_(_surplus))
+
+
 class SqlDevices:
     """``ports.Devices`` on one connection."""
 
@@ -33,10 +43,16 @@ class SqlDevices:
         values = {"token_hash": token_hash, "user_id": user_id}
         return self._connection.execute(_KNOWN, values).one_or_none() is not None
 
-    def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int) -> None:
+    def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int, kept: int) -> None:
         """The device signed in to this account now; the account that it signed in to last counts."""
         statement = _REMEMBER[self._connection.dialect.name]
         self._connection.execute(statement, {"token_hash": token_hash, "user_id": user_id, "last_seen_at_us": now_us})
+
+        self._connection.execute(_FORGET_SURPLUS, {"user_id": user_id, "kept": kept})
+
+    def forget_all(self, user_id: UUID) -> None:
+        """From now on every device of the account is a stranger."""
+        self._connection.execute(_FORGET_ALL, {"user_id": user_id})
 
     def purge_unseen(self, *, seen_before_us: int) -> int:
         """Forgets devices that have not signed in for long; gives their number."""

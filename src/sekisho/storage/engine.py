@@ -33,6 +33,7 @@ _SQLITE_BUSY_S: Final = 1.0
 _SQLITE_READERS: Final = 4
 _RETRY_AFTER_S: Final = 1
 _ATTEMPTS: Final = 3
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _CONFLICTS: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 
@@ -221,7 +222,24 @@ def _parsed(url: str) -> URL:
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         # In memory every connection would see a database of its own.
         raise StartRefused("SEKISHO_DATABASE_URL names no file: write sqlite:///PATH, with three slashes")
-    return parsed.set(drivername=drivers[parsed.drivername])
+    return parsed.set(drivername=drivers[parsed.drivername], query=_driver_query(parsed))
+
+
+def _driver_query(url: URL) -> dict[str, str]:
+    """What stands after the ``?``, for the driver, to which the name of anything else would be a mistake in the code.
+
+    libpq says sslmode, and so does whoever hands out URLs; asyncpg takes the same words as ssl.
+    """
+    modes: list[str] = []
+    for name, value in url.query.items():
+        if url.drivername != "postgresql" or name not in {"sslmode", "ssl"}:
+            raise StartRefused(f"SEKISHO_DATABASE_URL cannot have {name!r} after its ?")
+        if value not in _SSL_MODES:  # a tuple, when it is said twice, is not among them
+            raise StartRefused(f"SEKISHO_DATABASE_URL: {name} must be one of {', '.join(_SSL_MODES)}")
+        modes.append(str(value))
+    if len(modes) > 1:
+        raise StartRefused("SEKISHO_DATABASE_URL says both ssl and sslmode")
+    return {"ssl": modes[0]} if modes else {}
 
 
 def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:

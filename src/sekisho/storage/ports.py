@@ -226,7 +226,11 @@ class Devices(Protocol):
 
     def is_known(self, token_hash: bytes, user_id: UUID) -> bool: ...  # noqa: D102
 
-    def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int) -> None: ...  # noqa: D102
+    def remember(self, token_hash: bytes, user_id: UUID, *, now_us: int, kept: int) -> None:
+        """The device signed in to this account now. Of the account's devices the ``kept`` seen last stay known."""
+        ...
+
+    def forget_all(self, user_id: UUID) -> None: ...  # noqa: D102
 
     def purge_unseen(self, *, seen_before_us: int) -> int: ...  # noqa: D102
 

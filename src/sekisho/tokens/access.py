@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -34,6 +35,14 @@ class AccessClaims(msgspec.Struct, frozen=True, kw_only=True):
     sid: str
     nbf: int | None = None
     roles: tuple[str, ...] = ()
+
+
+def account_and_session(claims: AccessClaims) -> tuple[UUID, UUID]:
+    """The ids in ``sub`` and ``sid`` of a token that Sekisho issued. Raises ``TokenClaimsInvalid`` for any other."""
+    try:
+        return UUID(claims.sub), UUID(claims.sid)
+    except ValueError:
+        raise TokenClaimsInvalid("sub or sid is not an id of this issuer") from None
 
 
 def issue(

@@ -22,7 +22,7 @@ from sekisho.services.refresh import Refresh
 from sekisho.services.sessions import Sessions
 from sekisho.services.signup import SignUp
 from sekisho.storage.ports import MICROSECONDS, Session
-from sekisho.tokens.access import AccessClaims
+from sekisho.tokens.access import AccessClaims, account_and_session
 from sekisho.verify import Verifier
 from sekisho.verify.bearer import bearer_token
 from sekisho.web.address import client_address
@@ -49,6 +49,12 @@ class RefreshBody(_Strict):
     """A refresh token."""
 
     refresh_token: str = Field(examples=["sekisho_rt_…"])
+
+
+class LogoutBody(_Strict):
+    """A refresh token, or nothing where the header has an access token."""
+
+    refresh_token: str = Field(default="", examples=["sekisho_rt_…"])
 
 
 class PasswordBody(_Strict):
@@ -169,9 +175,10 @@ def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, cur
         request: Request, body: PasswordBody, user: Annotated[AccessClaims, Depends(current_user)]
     ) -> TokenPair:
         """Change the password. Every session ends, and a new one begins for the device that asked."""
+        user_id, session_id = account_and_session(user)
         grant = await flows.change_password(
-            user_id=UUID(user.sub),
-            session_id=UUID(user.sid),
+            user_id=user_id,
+            session_id=session_id,
             current_password=body.current_password,
             new_password=body.new_password,
             caller=requests.caller(request),
@@ -181,12 +188,13 @@ def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, cur
     @router.get("/me", responses=documented(401, 503))
     async def me(user: Annotated[AccessClaims, Depends(current_user)]) -> Me:
         """The account behind the access token. Reads its row."""
-        account = await flows.accounts.current(UUID(user.sub))
+        user_id, session_id = account_and_session(user)
+        account = await flows.accounts.current(user_id)
         return Me(
             id=account.id,
             email=account.email,
             roles=list(account.roles),
-            session_id=UUID(user.sid),
+            session_id=session_id,
             created_at=_time(account.created_at_us),
         )
 
@@ -212,12 +220,12 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
         responses=documented(400, 401, 413, 415, 422, 503),
         openapi_extra={"security": [{"AccessToken": []}, {}]},  # else /docs would not send the header: it is optional
     )
-    async def logout(request: Request, body: Annotated[RefreshBody | None, Body()] = None) -> Response:
+    async def logout(request: Request, body: Annotated[LogoutBody | None, Body()] = None) -> Response:
         """End the session of an access token (in the header) or a refresh token (in the body), old ones too."""
         claims = requests.signed_claims(request)  # the header counts first; a bad one is not passed over
         if claims is not None:
             await flows.logout.by_access_token(claims)
-        elif body is not None:
+        elif body is not None and body.refresh_token:
             await flows.logout.by_refresh_token(body.refresh_token)
         else:
             raise AuthenticationRequired
@@ -234,8 +242,9 @@ def _add_session_routes(router: APIRouter, flows: Flows, current_user: Callable[
     @router.get("/sessions", responses=documented(401, 503))
     async def list_sessions(user: Annotated[AccessClaims, Depends(current_user)]) -> SessionList:
         """The user's live sessions."""
-        sessions = await flows.sessions.of_user(UUID(user.sub))
-        return SessionList(sessions=[_view(session, current_id=UUID(user.sid)) for session in sessions])
+        user_id, session_id = account_and_session(user)
+        sessions = await flows.sessions.of_user(user_id)
+        return SessionList(sessions=[_view(session, current_id=session_id) for session in sessions])
 
     @router.delete("/sessions/{session_id}", status_code=204, responses=documented(401, 404, 422, 503))
     async def end_session(
@@ -247,7 +256,8 @@ def _add_session_routes(router: APIRouter, flows: Flows, current_user: Callable[
             parsed = UUID(session_id)
         except ValueError:
             raise SessionNotFound from None
-        await flows.sessions.end_one(UUID(user.sub), parsed)
+        user_id, _ = account_and_session(user)
+        await flows.sessions.end_one(user_id, parsed)
         return Response(status_code=204)
 
 

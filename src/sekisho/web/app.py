@@ -51,6 +51,7 @@ class Sekisho:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = CollectorRegistry()
+        self._started = False
         self.database = Database(
             settings.database_url.get_secret_value(),
             # W/8 at the most: a refresh that took longer would hand out a token the client has given up on.
@@ -108,12 +109,14 @@ class Sekisho:
             self._passwords.open()
             await self.check()
             await self._watch.load()
+            self._started = True
             self._events.record(Event.STARTED, issuer=self.settings.issuer)
             loops = (self._watch.run, self._stall.run, self._purge.run, self._keys.run)
             async with _background(loops, self._events):
                 yield
             self._events.record(Event.STOPPED)
         finally:
+            self._started = False
             await self.close()
 
     async def close(self) -> None:
@@ -159,7 +162,8 @@ class Sekisho:
                 yield
 
         router = APIRouter(
-            route_class=route_class(events=self._events, latency=Latency(self.registry)), lifespan=lifespan
+            route_class=route_class(events=self._events, latency=Latency(self.registry), started=lambda: self._started),
+            lifespan=lifespan,
         )
         requests = api.Requests(
             verifier=self.verifier,

@@ -107,21 +107,21 @@ _STATUS: Final[Mapping[type[errors.SekishoError], int]] = {
 }
 
 
-class FieldFault(BaseModel):
+class SekishoFieldFault(BaseModel):
     """One field that cannot be accepted. Its value is never repeated: it may be a password."""
 
     field: str = Field(description="The member of the body.", examples=["email"])
     code: str = Field(description="What is wrong with it.", examples=["missing"])
 
 
-class Problem(BaseModel):
+class SekishoProblem(BaseModel):
     """An error (RFC 9457)."""
 
     type: str = Field(examples=["urn:sekisho:problem:wrong_credentials"])
     title: str = Field(description="For people, in the language of Accept-Language (English or Japanese).")
     status: int = Field(examples=[401])
     code: str = Field(description="For programs; stable.", examples=["wrong_credentials"])
-    fields: list[FieldFault] | None = Field(default=None, description="For 422: what is wrong where.")
+    fields: list[SekishoFieldFault] | None = Field(default=None, description="For 422: what is wrong where.")
 
 
 def status_of(error: errors.SekishoError) -> int:
@@ -155,9 +155,9 @@ def problem_response(error: errors.SekishoError, *, accept_language: str) -> JSO
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route in the OpenAPI document: these errors, and those that any route may answer."""
-    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    schema = {"schema": {"$ref": "#/components/schemas/SekishoProblem"}}
     return {
-        status: {"model": Problem, "description": _DESCRIPTIONS[status], "content": {MEDIA_TYPE: schema}}
+        status: {"model": SekishoProblem, "description": _DESCRIPTIONS[status], "content": {MEDIA_TYPE: schema}}
         for status in sorted({*statuses, 431, 500})
     }
 
@@ -172,7 +172,7 @@ _DESCRIPTIONS: Final[Mapping[int, str]] = {
     422: "A field is missing, of the wrong type, or cannot be accepted",
     429: "Too many failed attempts; Retry-After says when to come back",
     431: "Headers larger than 32 KiB",
-    500: "A fault of the server; nothing was changed",
+    500: "A fault of the server",
     503: "Try again after the time that Retry-After says",
 }
 

@@ -11,9 +11,10 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, Histogram
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from sekisho.errors import Overloaded, SekishoError, StorageUnavailable, Throttled
+from sekisho.errors import Overloaded, SekishoError, StorageUnavailable, Throttled, TryLater
 from sekisho.services.events import Event, Events, where
 from sekisho.web.problems import (
     MAX_BODY_BYTES,
@@ -64,8 +65,11 @@ class _ReadRequest(Request):
         return self._document
 
 
-def route_class(*, events: Events, latency: Latency) -> type[APIRoute]:
-    """The route class for a router that reports to these."""
+def route_class(*, events: Events, latency: Latency, started: Callable[[], bool]) -> type[APIRoute]:
+    """The route class for a router that reports to these.
+
+    Before ``started`` there are no keys, and a 401 would make clients drop sessions that are good.
+    """
 
     class SekishoRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Any]:
@@ -75,10 +79,14 @@ def route_class(*, events: Events, latency: Latency) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 began = time.perf_counter()
                 try:
+                    if not started():
+                        raise TryLater(1, "not started: the router's lifespan has not run")  # noqa: TRY301
                     response = await _answer(request, handle, reads_body=reads_body)
                 except SekishoError as error:
                     _report(events, error, self.path)
                     response = _problem(request, error)
+                except HTTPException:  # from a dependency of the application around us: its handlers' business
+                    raise
                 except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches the client
                     events.record(Event.CRASHED, type(error).__name__, route=self.path, where=where(error))
                     response = _problem(request, SekishoError())
@@ -142,3 +150,5 @@ def _report(events: Events, error: SekishoError, route: str) -> None:
         events.record(Event.OVERLOADED, error.code, route=route)
     elif isinstance(error, StorageUnavailable):
         events.record(Event.STORAGE_FAILED, "request", route=route, detail=error.detail)
+    elif type(error) is TryLater:
+        events.record(Event.PUT_OFF, error.code, route=route, detail=error.detail)

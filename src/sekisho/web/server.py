@@ -1,12 +1,15 @@
 """Running the application under uvicorn, with the limits that its parser lacks."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
 import tempfile
-from typing import Final
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,13 +25,38 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     Trailers are dropped: uvicorn would append them to the headers, past every proxy that has checked or set those
     (RFC 9110 §6.5.1).
+
+    A request has to come in within a time, too: a few hundred connections that say nothing, or one byte now and then,
+    would leave the server no file descriptor for anyone else. Between requests uvicorn's own keep-alive limit counts.
     """
+
+    headers_s: ClassVar[float] = 10.0  # from the connection, or the first byte of a later request
+    body_s: ClassVar[float] = 30.0  # from the end of the headers
 
     _in_headers = True
     _bytes_without_body = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """The first request is expected."""
+        super().connection_made(transport)
+        self._expect_within(self.headers_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is expected any more."""
+        self._expect_within(None)
+        super().connection_lost(exc)
+
+    def _expect_within(self, seconds: float | None) -> None:
+        """Closes the connection then, unless this is called again before."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         """Counts what came in since the request, or the last piece of its body."""
+        if self._deadline is None:
+            self._expect_within(self.headers_s)
         self._bytes_without_body += len(data)
         super().data_received(data)
         if self._bytes_without_body > MAX_HEADER_BYTES and not self.transport.is_closing():
@@ -44,6 +72,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The limit is the application's from here: it sees the exact size."""
         self._in_headers, self._bytes_without_body = False, 0
+        self._expect_within(self.body_s)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -55,17 +84,52 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The next request on this connection begins."""
         super().on_message_complete()
         self._in_headers, self._bytes_without_body = True, 0
+        self._expect_within(None)
 
 
-def run(*, host: str, port: int, workers: int) -> None:
-    """Serves until SIGINT or SIGTERM. Settings come from the environment, in each worker."""
+_OPTIONS: Final[dict[str, Any]] = {
+    "factory": True,
+    "http": BoundedHttpProtocol,
+    "ws": "none",
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    # X-Forwarded-For is read by SEKISHO_TRUSTED_PROXIES alone; uvicorn would believe anyone on this machine.
+    "proxy_headers": False,
+    "timeout_graceful_shutdown": GRACE_S,
+}
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Exits, and tells nothing, where the application does not start or the port is taken."""
+        await super().startup(sockets)
+        self._on_listening()
+
+
+def run(*, host: str, port: int, workers: int, on_listening: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM. Settings come from the environment, in each worker.
+
+    ``on_listening`` is called once callers can connect. With several workers nobody knows that; it is not called then.
+    """
+    # After its orderly end uvicorn raises the signal again; an end that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if workers > 1:
         # Must be set before the workers import prometheus_client; each then counts into files of its own there.
         with tempfile.TemporaryDirectory(prefix="sekisho-metrics-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            _run(host=host, port=port, workers=workers)
+            uvicorn.run(_APP, host=host, port=port, workers=workers, **_OPTIONS)
     else:
-        _run(host=host, port=port, workers=1)
+        config = uvicorn.Config(_APP, host=host, port=port, **_OPTIONS)
+        with contextlib.suppress(KeyboardInterrupt):  # likewise
+            _Server(config, on_listening).run()
 
 
 def port_is_free(host: str, port: int) -> bool:
@@ -78,27 +142,6 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _run(*, host: str, port: int, workers: int) -> None:
-    # After its orderly end uvicorn raises the signal again; an end that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        _APP,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        http=BoundedHttpProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # X-Forwarded-For is read by SEKISHO_TRUSTED_PROXIES alone; uvicorn would believe anyone on this machine.
-        proxy_headers=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
 
 
 def _raw_response(error: HeadersTooLarge) -> bytes:

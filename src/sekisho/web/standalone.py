@@ -37,7 +37,6 @@ def standalone_app(sekisho: Sekisho) -> FastAPI:
         version=_version(),
         redoc_url=None,
         redirect_slashes=False,  # a redirect's Location would take its host from the Host header
-        swagger_ui_parameters={"persistAuthorization": True},
     )
     app.include_router(sekisho.router)
     app.add_exception_handler(HTTPException, _http_problem)
