@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sekisho.cli import app
+from sekisho.cli.commands import app
 from sekisho.tokens import KeySet, access
-from sekisho.wire import now_s
+from sekisho.wire import b64url_encode, now_s
 from servers.sekisho_server import RunningServer
 from test_serve import (
     PASSWORD,
@@ -156,6 +158,30 @@ def test_without_a_database_a_command_fails_in_one_line(tmp_path, free_port):
     assert "pa55-never-shown" not in answer.err
 
 
+@pytest.mark.parametrize(
+    "args",
+    [("users", "list"), ("users", "create", "a@example.com"), ("sessions", "list", "a@example.com")],
+    ids=" ".join,
+)
+def test_in_a_folder_without_a_database_a_command_makes_none(tmp_path, args):
+    answer = sekisho_here(*args, folder=tmp_path, stdin=f"{PASSWORD}\n")
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err == (
+        "sekisho: there is no database at sekisho.db: type sekisho serve or sekisho db upgrade first\n"
+    )
+    assert not list(tmp_path.iterdir())
+    assert sekisho_here("db", "upgrade", folder=tmp_path).status == 0
+    assert sekisho_here("users", "list", folder=tmp_path).out == "No accounts yet.\n"
+
+
+def test_without_the_servers_libraries_it_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['typer'] = None; from sekisho.cli import main; main()"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.count("\n") == 1
+    assert "sekisho[server]" in answer.stderr
+
+
 # --- db ------------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +232,15 @@ def test_users_create_refuses_as_sign_up_does(server, client):
     is_problem(response, 401, "wrong_credentials")
     Person(client, email).signs_up()
     assert "exists already" in refused(server, "users", "create", email.upper(), stdin=f"{PASSWORD}\n")
+
+
+@pytest.mark.parametrize("how", [sekisho, sekisho_here])  # Python reads C.UTF-8 with surrogates, other locales not
+def test_users_create_refuses_a_password_that_is_no_text(tmp_path, how):
+    done_here = sekisho_here("db", "upgrade", folder=tmp_path)
+    assert done_here.status == 0
+    answer = how("users", "create", "a@example.com", folder=tmp_path, stdin=f"{PASSWORD}\udcff\n")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == "sekisho: the password on standard input is not text in UTF-8\n"
 
 
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)  # the password is the same on both
@@ -318,6 +353,50 @@ def test_token_inspect_tells_what_a_token_says_and_whether_it_holds(server, clie
     foreign_key["keys"][0]["kid"] = kid
     forged = _token_of(server, KeySet.from_json(json.dumps(foreign_key).encode()))
     assert as_json(server, "token", "inspect", stdin=forged)["verdict"].startswith("refused: token_signature_invalid")
+
+
+def inspected(folder: Path, *args: str, **claims: Any) -> str:
+    sekisho_here("keys", "new", folder=folder)
+    parts = [json.dumps(part, ensure_ascii=False).encode() for part in ({"alg": "HS256"}, claims)]
+    token = ".".join([*map(b64url_encode, parts), "AAAA"])
+    answer = sekisho_here("token", "inspect", *args, folder=folder, stdin=token)
+    assert (answer.status, answer.err) == (0, ""), answer
+    return answer.out
+
+
+@pytest.mark.parametrize("exp", [2**53 - 1, -(2**53) + 1, 253402300800])
+def test_token_inspect_shows_a_time_beyond_the_calendar_as_a_number(tmp_path, exp):
+    assert re.search(rf"^exp +{exp}$", inspected(tmp_path, exp=exp), re.MULTILINE)
+
+
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_token_inspect_sends_nothing_to_the_terminal_but_text(tmp_path, args):
+    evil = "\x1b[2J\x9b31m\x7f\r\nverdict good\u202e\u2028"
+    out = inspected(tmp_path, *args, **{"sub": evil, evil: "x", "roles": [evil, {"a": evil}], "name": "監査"})
+    assert [c for c in out if not c.isprintable() and c != "\n"] == []
+    assert not re.search(r"^verdict good", out, re.MULTILINE)
+    assert args or "監査" in out
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+def test_token_inspect_names_the_issuer_it_expects(server):
+    token = access.issue(
+        KeySet.from_json((server.folder / "sekisho-keys.json").read_bytes()).active("sign"),
+        issuer="https://elsewhere.example",
+        audience=server.base_url,
+        subject=str(uuid4()),
+        session_id=str(uuid4()),
+        issued_at=now_s(),
+        expires_at=now_s() + 900,
+        roles=(),
+    )
+    verdict = as_json(server, "token", "inspect", stdin=token)["verdict"]
+    assert f"SEKISHO_ISSUER is {server.base_url})" in verdict
+
+
+def test_token_inspect_refuses_what_is_no_text(tmp_path):
+    answer = sekisho_here("token", "inspect", folder=tmp_path, stdin="\udcff\n")
+    assert (answer.status, answer.err) == (1, "sekisho: the token on standard input is not text in UTF-8\n")
 
 
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)

@@ -6,12 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import text
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services import revocation_watch
 from sekisho.services.events import Events
 from sekisho.services.revocation_watch import RevocationWatch
-from sekisho.settings import Settings
+from sekisho.settings import MAX_ACCESS_TTL_S, Settings
 from sekisho.sources import FileSource
 from sekisho.storage import engine
 from sekisho.storage.engine import Database
@@ -20,8 +21,8 @@ from sekisho.storage.ports import MICROSECONDS, Cause, Ended
 from sekisho.tokens import KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.web import Sekisho
-from sekisho.wire import now_s
-from step_by_step import writing
+from sekisho.wire import now_s, now_us
+from step_by_step import bare, writing
 
 pytestmark = pytest.mark.anyio
 
@@ -45,10 +46,15 @@ class Node:
 
     def __init__(self, storage) -> None:
         self.now = 1000.0
+        self.behind_us = 0
         self.revoked = RevokedSessions()
         self.registry = CollectorRegistry()
         self.watch = RevocationWatch(
-            storage=storage, revoked=self.revoked, events=Events(self.registry), monotonic=lambda: self.now
+            storage=storage,
+            revoked=self.revoked,
+            events=Events(self.registry),
+            monotonic=lambda: self.now,
+            clock=lambda: now_us() - self.behind_us,
         )
 
     def refuses(self, *session_ids: UUID) -> list[bool]:
@@ -125,6 +131,9 @@ async def test_a_start_takes_live_entries_only(database, node):
     assert (node.refuses(lapsed, live, lapsed_too), len(node.revoked)) == ([False, True, False], 1)
     await node.watch.poll()
     assert (node.refuses(lapsed, live, lapsed_too), len(node.revoked)) == ([False, True, False], 1)
+    await append(database, lapses_in_us=-5 * MICROSECONDS)
+    await node.watch.poll()
+    assert len(node.revoked) == 1
 
 
 async def test_a_start_on_an_empty_table_misses_nothing_after_it(database, node):
@@ -236,6 +245,153 @@ async def test_lapsed_entries_leave_the_memory(database, node):
     await node.watch.poll()
     assert node.refuses(soon, later, own.session_id) == [False, True, False]
     assert len(node.revoked) == 1
+
+
+async def test_the_walk_through_all_entries_is_taken_every_10_s(database, node):
+    await node.watch.load()
+    await node.watch.poll()
+    own = Ended(session_id=uuid4(), user_id=None, cause=Cause.ADMIN, lapses_at_us=MICROSECONDS)
+    node.watch.announce([own])
+    node.now += 9
+    await node.watch.poll()
+    assert node.refuses(own.session_id) == [True]
+    node.now += 1
+    await node.watch.poll()
+    assert node.refuses(own.session_id) == [False]
+
+
+async def lose_rows(database: Database, *, above: int) -> None:
+    """What a failover to a standby that lagged does: the rows are gone, and their ids come again."""
+    async with bare(database) as connection:
+        await connection.execute(text("DELETE FROM revocations WHERE id > :above"), {"above": above})
+        if database.is_sqlite:
+            await connection.execute(text("UPDATE sqlite_sequence SET seq = :above"), {"above": above})
+        else:
+            await connection.execute(text("SELECT setval('revocations_id_seq', :next, false)"), {"next": above + 1})
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+async def test_ids_that_come_again_after_a_failover_are_delivered(database, node, kept):
+    await node.watch.load()
+    known = [await append(database) for _ in range(5)]
+    await node.watch.poll()
+    node.now += 100  # gaps are forgotten
+    await lose_rows(database, above=kept)
+    first = await append(database)
+    await node.watch.poll()
+    second = await append(database)
+    await node.watch.poll()
+    assert node.refuses(first, second) == [True, True]
+    assert node.refuses(*known) == [True] * 5  # what it knew it knows
+
+
+async def test_a_table_that_was_emptied_is_followed_from_its_beginning(database, node):
+    await node.watch.load()
+    for _ in range(3):
+        await append(database)
+    await node.watch.poll()
+    await lose_rows(database, above=0)
+    await node.watch.poll()
+    later = [await append(database) for _ in range(5)]  # beyond the highest it had seen, in one round
+    await node.watch.poll()
+    assert node.refuses(*later) == [True] * 5
+
+
+async def test_the_round_after_one_that_failed_reads_everything(database, node, monkeypatch):
+    """The failover can be over, and the ids beyond the highest seen, when the database answers again."""
+    await node.watch.load()
+    for _ in range(3):
+        await append(database)
+    await node.watch.poll()
+
+    async def gone(_work):
+        raise StorageUnavailable(1, "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "read", gone)
+        with pytest.raises(StorageUnavailable):
+            await node.watch.poll()
+    await lose_rows(database, above=0)
+    later = [await append(database) for _ in range(5)]
+    await node.watch.poll()
+    assert node.refuses(*later) == [True] * 5
+
+
+async def skip_ids(database: Database, number: int) -> None:
+    async with bare(database) as connection:
+        if database.is_sqlite:
+            await connection.execute(text("UPDATE sqlite_sequence SET seq = seq + :number"), {"number": number})
+        else:
+            skip = "SELECT setval('revocations_id_seq', nextval('revocations_id_seq') + :number)"
+            await connection.execute(text(skip), {"number": number})
+
+
+async def test_however_many_are_missing_few_are_asked_for_and_none_is_dropped(database, monkeypatch):
+    monkeypatch.setattr(revocation_watch, "_MOST_GAPS", 20)
+    monkeypatch.setattr(revocation_watch, "_LOOK_BACK", 10)
+    asked = _Asked(database)
+    node = Node(asked)
+    await append(database)
+    await node.watch.load()
+    ended = []
+    for skipped in (3, 15, 40, 7, 7, 7):
+        await skip_ids(database, skipped)
+        ended.append(await append(database))
+        await node.watch.poll()
+        await node.watch.poll()
+        assert len(asked.missing) <= 20
+        assert node.refuses(*ended) == [True] * len(ended)
+
+
+@only_postgresql
+async def test_what_is_in_flight_below_a_wide_gap_is_still_caught(database, node):
+    await append(database)
+    await node.watch.load()
+    await skip_ids(database, 5000)
+    transaction = InFlight(database)
+    below = await transaction.begin()
+    above = await append(database)
+    await node.watch.poll()
+    assert node.refuses(below, above) == [False, True]
+    await transaction.commit()
+    await node.watch.poll()
+    assert node.refuses(below, above) == [True, True]
+
+
+async def test_a_full_load_comes_in_pages(database, node, monkeypatch):
+    monkeypatch.setattr(revocation_watch, "_PAGE", 3)
+    ended = [await append(database) for _ in range(9)]
+    await node.watch.load()
+    assert node.refuses(*ended) == [True] * 9
+    later = await append(database)
+    await node.watch.poll()
+    assert node.refuses(later) == [True]
+
+
+@pytest.mark.parametrize("behind_s", [300, -300])
+async def test_tokens_expire_by_the_time_by_which_entries_lapse(database, node, behind_s):
+    node.behind_us = behind_s * MICROSECONDS
+    assert abs(node.watch.now_s() - (now_s() - behind_s)) <= 1  # before the first look there is only the node's clock
+    await node.watch.load()
+    assert abs(node.watch.now_s() - now_s()) <= 1
+    node.behind_us += 60 * MICROSECONDS  # the clock is put back while the node runs
+    await node.watch.poll()
+    assert abs(node.watch.now_s() - now_s()) <= 1
+
+
+async def test_the_servers_verifier_goes_by_the_databases_time(database_url, tmp_path):
+    """On a node whose clock is behind, a revoked token was accepted once its entry had lapsed."""
+    sekisho = Sekisho(Settings(database_url=database_url, keys=f"file:{tmp_path / 'keys.json'}"))
+    sekisho._watch._offset_us = 300 * MICROSECONDS
+    assert abs(sekisho.verifier._clock() - (now_s() + 300)) <= 1
+    await sekisho.close()
+
+
+async def test_an_entry_outlives_the_longest_token_that_any_node_may_issue(database_url, tmp_path):
+    keys = f"file:{tmp_path / 'keys.json'}"
+    sekisho = Sekisho(Settings(database_url=database_url, keys=keys, access_token_ttl_s=60))
+    assert sekisho.flows.sessions.limits.entry_life_s > MAX_ACCESS_TTL_S
+    await sekisho.close()
 
 
 async def test_the_age_is_that_of_the_last_look_that_succeeded(database, node, monkeypatch):

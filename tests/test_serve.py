@@ -1,5 +1,6 @@
 """``sekisho serve`` as someone meets it: what it makes and prints, how it ends, and why it does not start."""
 
+import asyncio
 import hashlib
 import hmac
 import io
@@ -17,6 +18,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx2
@@ -24,6 +26,7 @@ import joserfc.jwk
 import joserfc.jwt
 import jwt
 import pytest
+import uvicorn
 
 from sekisho.cli import main
 from sekisho.tokens import KeySet
@@ -58,7 +61,7 @@ def sekisho(*args: str, folder: Path, env: Mapping[str, str] | None = None, stdi
         [PROGRAM, *args],
         env=_clean(folder, env),
         cwd=folder,
-        input=stdin.encode(),
+        input=stdin.encode(errors="surrogateescape"),
         capture_output=True,
         timeout=60,
         check=False,
@@ -74,7 +77,9 @@ def sekisho_here(*args: str, folder: Path, env: Mapping[str, str] | None = None,
     status: Any = 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["sekisho", *args])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        patch.setattr(
+            sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape")), encoding="utf-8")
+        )
         patch.setattr(server_module, "run", lambda **_: pytest.fail("it starts"))
         os.environ.clear()
         os.environ.update(_clean(folder, env))
@@ -204,6 +209,7 @@ def test_the_curl_lines_it_prints_work_as_printed(bare):
     assert f"{bare.base_url}/docs" in text
     lines = [line.strip() for line in text.splitlines() if "curl" in line]
     assert len(lines) == 5
+    assert all(" -s" in line for line in lines)  # no progress bar into a pipe
     done = subprocess.run(
         [bash, "-euo", "pipefail", "-c", "\n".join(lines)],
         env={"PATH": os.defpath + os.pathsep + str(Path(curl).parent), "HOME": str(bare.folder), "LANG": "C.UTF-8"},
@@ -289,6 +295,103 @@ def test_ctrl_c_ends_several_workers_too(serve, postgres_url):
         assert server.process.wait(10) == 0
         assert time.monotonic() - began < 5
     assert len(events(server, "stopped")) == 2
+    assert f"Sekisho is starting on {server.base_url} " in server.log_text()
+
+
+def test_it_says_that_it_listens_when_it_does(tmp_path, free_port):
+    command = [PROGRAM, "serve", "--port", str(free_port)]
+    with subprocess.Popen(command, env=_clean(tmp_path, None), cwd=tmp_path, stdout=-1, stderr=-3) as process:
+        try:
+            first = process.stdout.readline().decode()  # what a script waits for
+            socket.create_connection(("127.0.0.1", free_port), timeout=10).close()
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+    assert first.startswith(f"Sekisho is listening on http://127.0.0.1:{free_port} ")
+    assert process.returncode == 0
+
+
+# --- clients that do not go on -------------------------------------------------------------------------------------
+
+
+class Impatient(server_module.BoundedHttpProtocol):
+    headers_s = 0.4
+    body_s = 0.4
+
+
+@pytest.fixture
+def impatient() -> Iterator[int]:
+    """The port of a server with short limits, whose application reads the body, then takes longer than they are."""
+
+    async def app(scope, receive, send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await asyncio.sleep(0.8 if scope["path"] == "/slow" else 0)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"OK"})
+
+    ready = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=Impatient, ws="none", lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, kwargs={"sockets": [ready]})
+    thread.start()
+    yield ready.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+    ready.close()
+
+
+def dripping(port: int, first: bytes, drip: bytes) -> float:
+    """Seconds until the server closes a connection that sends this, and then that again and again."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=0.05) as connection:
+        while time.monotonic() < began + 5:
+            try:
+                connection.sendall(first)
+                if not connection.recv(4096):
+                    break
+                first = b""  # an answer
+            except TimeoutError:
+                first = drip
+            except OSError:
+                break
+    return time.monotonic() - began
+
+
+_HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "drip"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"\r\n", b"\r\n", id="empty lines"),
+        pytest.param(_HEAD, b"X: y\r\n", id="headers"),
+        pytest.param(_HEAD + b"Content-Length: 1000\r\n\r\n", b"", id="no body"),
+        pytest.param(_HEAD + b"Content-Length: 1000\r\n\r\n", b"a", id="body"),
+        pytest.param(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", id="chunks"),
+        pytest.param(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", id="trailers"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n", id="after a request"),
+    ],
+)
+def test_whoever_does_not_go_on_is_cut_off(impatient, first, drip):
+    assert 0.3 < dripping(impatient, first, drip) < 3  # uvicorn's own limit is 5 s, and each byte starts it anew
+
+
+def test_a_slow_answer_and_a_pause_between_requests_are_none_of_that(impatient):
+    with socket.create_connection(("127.0.0.1", impatient), timeout=10) as connection:
+        for path in (b"/slow", b"/", b"/slow"):
+            connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na")
+            answer = b""
+            while not answer.endswith(b"OK"):
+                piece = connection.recv(4096)
+                assert piece, answer
+                answer += piece
+            time.sleep(0.6)
+
+
+def test_the_limits_leave_time_for_a_bad_line():
+    assert (server_module.BoundedHttpProtocol.headers_s, server_module.BoundedHttpProtocol.body_s) == (10, 30)
 
 
 # --- refusals to start ---------------------------------------------------------------------------------------------
@@ -323,6 +426,8 @@ def test_the_program_itself_refuses_a_start_in_one_line_with_2(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("SEKISHO_DATABASE_URL", "postgresql://h/db?channel_binding=require"),
+        ("SEKISHO_REDIS_URL", "redis://127.0.0.1:1/0?foo=bar"),
         ("SEKISHO_ACCES_TOKEN_TTL_S", "900"),
         ("SEKISHO_ACCESS_TOKEN_TTL_S", "15m"),
         ("SEKISHO_PASSWORD_HASH", "md5"),

@@ -1,5 +1,9 @@
 """A node that stood still must not carry out what its clients have given up on."""
 
+import time
+
+import pytest
+
 from sekisho.services.stall import StallWatch
 
 
@@ -41,3 +45,18 @@ def test_the_backlog_after_a_stall_is_suspect_for_a_second() -> None:
     assert watch.stalled
     clock.now += 0.1
     assert not watch.stalled
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system's monotonic clock goes on by itself")
+def test_a_suspended_system_is_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it was suspended its monotonic clock stood still, but not the one that counts since boot."""
+    read, slept = time.clock_gettime, 0.0
+
+    def clock_gettime(clock: int) -> float:
+        return read(clock) + (slept if clock == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+    watch = StallWatch(longest_s=7.5)
+    assert not watch.stalled
+    slept = 3600
+    assert watch.stalled

@@ -579,11 +579,11 @@ async def test_a_device_is_known_to_the_account_that_it_signed_in_to_last(databa
     device, stranger = (hashlib.sha256(os.urandom(32)).digest() for _ in range(2))
     async with writing(database) as tx:
         assert not await tx.devices.is_known(device, owner.id)
-        await tx.devices.remember(device, owner.id, now_us=NOW)
+        await tx.devices.remember(device, owner.id, now_us=NOW, kept=10)
         assert await tx.devices.is_known(device, owner.id)
         assert not await tx.devices.is_known(device, other.id)
         assert not await tx.devices.is_known(stranger, owner.id)
-        await tx.devices.remember(device, other.id, now_us=NOW + 1)
+        await tx.devices.remember(device, other.id, now_us=NOW + 1, kept=10)
         assert not await tx.devices.is_known(device, owner.id)
         assert await tx.devices.is_known(device, other.id)
 
@@ -592,13 +592,27 @@ async def test_devices_not_seen_for_long_are_forgotten(database, owner):
     old, kept, seen_again = (hashlib.sha256(os.urandom(32)).digest() for _ in range(3))
     async with writing(database) as tx:
         for device, at in ((old, NOW - 1), (kept, NOW), (seen_again, NOW - 1), (seen_again, NOW)):
-            await tx.devices.remember(device, owner.id, now_us=at)
+            await tx.devices.remember(device, owner.id, now_us=at, kept=10)
         assert await tx.devices.purge_unseen(seen_before_us=NOW) == 1
         assert [await tx.devices.is_known(device, owner.id) for device in (old, kept, seen_again)] == [
             False,
             True,
             True,
         ]
+
+
+async def test_of_an_accounts_devices_those_seen_last_are_kept(database, owner):
+    other = await stored_user(database)
+    mine = [hashlib.sha256(os.urandom(32)).digest() for _ in range(4)]
+    others = hashlib.sha256(os.urandom(32)).digest()
+    async with writing(database) as tx:
+        await tx.devices.remember(others, other.id, now_us=NOW - 9, kept=2)
+        for age, device in enumerate(mine):
+            await tx.devices.remember(device, owner.id, now_us=NOW + age, kept=2)
+        assert [await tx.devices.is_known(device, owner.id) for device in mine] == [False, False, True, True]
+        await tx.devices.forget_all(owner.id)
+        assert not any([await tx.devices.is_known(device, owner.id) for device in mine])
+        assert await tx.devices.is_known(others, other.id)
 
 
 # --- chores --------------------------------------------------------------------------------------------------------
@@ -637,3 +651,37 @@ async def test_a_time_in_the_future_does_not_stop_a_chore(database):
     assert await claim(database, now_us=NOW + HOUR)
     assert await claim(database, now_us=NOW)
     assert not await claim(database, now_us=NOW)
+
+
+# --- cancellation --------------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_transactions_are_wholly_done_or_wholly_not(database_url, monkeypatch):
+    """Begun, waiting for their turn, or committing; and the connections come back."""
+    monkeypatch.setattr(engine, "_POOL_WAIT_S", 20.0)
+    # Without TLS: cancelled while it asks for TLS, asyncpg complains to the loop of a connection lost.
+    database = Database(database_url + ("?ssl=disable" if database_url.startswith("postgresql") else ""))
+    await upgrade(database)
+    pairs = []
+
+    def add(pair: tuple[User, User]):
+        return lambda tx: [tx.users.add(user) for user in pair]
+
+    for round_ in range(6):
+        new = [(a_user(), a_user()) for _ in range(50)]
+        pairs += new
+        tasks = [asyncio.create_task(database.write(add(pair))) for pair in new]
+        await asyncio.sleep(round_ / 100)
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(end == [True, True] or isinstance(end, asyncio.CancelledError) for end in ends)
+        # On SQLite one that had begun goes on to its end; this one comes after it.
+        await stored_user(database)
+        async with bare(database) as connection:
+            there = set((await connection.execute(select(schema.users.c.id))).scalars())
+        assert all((one.id in there) == (other.id in there) for one, other in pairs)
+        answered = [pair for pair, end in zip(new, ends, strict=True) if isinstance(end, list)]
+        assert all(one.id in there for one, _ in answered)
+    assert await asyncio.gather(*(database.write(add((a_user(), a_user()))) for _ in range(50))) == [[True, True]] * 50
+    await database.close()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from sekisho.errors import StorageUnavailable
+from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage import engine
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
@@ -324,3 +324,55 @@ async def test_a_postgresql_that_stands_still_is_given_up(private_postgres) -> N
             process.resume()
     await database.ping()
     await database.close()
+
+
+# --- what stands after the ? of the URL ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+async def test_sslmode_reaches_the_driver(private_url, mode) -> None:
+    database = Database(f"{private_url}?sslmode={mode}")
+    await database.ping()
+    await database.close()
+
+
+async def test_sslmode_require_is_refused_by_a_server_without_tls(private_url) -> None:
+    database = Database(f"{private_url}?sslmode=require")
+    error = await unavailable(database.ping())
+    assert "SSL" in error.detail
+    assert_tells_nothing(error)
+    await database.close()
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_the_strict_modes_without_a_certificate_are_no_traceback(
+    private_url, mode, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    database = Database(f"{private_url}?sslmode={mode}")
+    assert_tells_nothing(await unavailable(database.ping()))
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        (f"postgresql://h/db?channel_binding={CANARY}", "'channel_binding'"),
+        (
+            f"postgresql://h/db?sslmode=require&prepared_statement_cache_size={CANARY}",
+            "'prepared_statement_cache_size'",
+        ),
+        (f"postgresql://h/db?sslmode={CANARY}", "sslmode must be one of disable, "),
+        ("postgresql://h/db?sslmode=require&sslmode=disable", "sslmode must be one of disable, "),
+        ("postgresql://h/db?sslmode=require&ssl=disable", "both ssl and sslmode"),
+        (f"sqlite:///a.db?mode={CANARY}", "'mode'"),
+        ("sqlite:///a.db?sslmode=require", "'sslmode'"),
+    ],
+)
+def test_what_cannot_stand_in_the_url_is_refused_by_name(url, named) -> None:
+    with pytest.raises(StartRefused) as caught:
+        Database(url)
+    assert caught.value.detail.startswith("SEKISHO_DATABASE_URL")
+    assert named in caught.value.detail
+    assert CANARY not in caught.value.detail
+    assert len(caught.value.detail.splitlines()) == 1

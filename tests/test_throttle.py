@@ -336,6 +336,23 @@ async def test_the_constructor_does_not_connect_nor_need_a_loop() -> None:
     await throttle.close()
 
 
+@pytest.mark.parametrize(
+    "query", ["foo=canary", "socket_timeout=canary", "protocol=9", "retry=3", "connection_class=canary"]
+)
+async def test_an_option_that_redis_does_not_have_is_refused_at_the_start(query) -> None:
+    with pytest.raises(errors.StartRefused, match="SEKISHO_REDIS_URL") as caught:
+        Throttle(redis_url=f"redis://127.0.0.1:1/0?{query}")
+    assert "canary" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://127.0.0.1:1/0?health_check_interval=3", "rediss://127.0.0.1:1?ssl_cert_reqs=none", "unix:///x?db=1"],
+)
+async def test_options_that_redis_has_are_taken(url) -> None:
+    await Throttle(redis_url=url).close()
+
+
 async def test_an_unreadable_url_is_refused_without_its_password() -> None:
     with pytest.raises(errors.StartRefused) as caught:
         Throttle(redis_url="redis://:canary/hunter2@127.0.0.1:6379")

@@ -2,28 +2,17 @@
 
 import sys
 
-import typer
-
-from sekisho.cli import database, keys, serve, sessions, token, users
 from sekisho.errors import InputError, SekishoError, StartRefused
-
-app = typer.Typer(
-    help="Sekisho: accounts, sessions and tokens for Python services. Settings come from SEKISHO_… variables.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,  # its tracebacks show local variables, and so keys and passwords
-    add_completion=False,
-    rich_markup_mode="rich",
-)
-app.command("serve")(serve.serve)
-app.add_typer(keys.app, name="keys")
-app.add_typer(database.app, name="db")
-app.add_typer(users.app, name="users")
-app.add_typer(sessions.app, name="sessions")
-app.add_typer(token.app, name="token")
 
 
 def main() -> None:
     """Runs the command. Exit code 0: done; 1: refused or failed, with one line why; 2: wrong usage or settings."""
+    try:
+        from sekisho.cli.commands import app  # noqa: PLC0415 - the program is there without its libraries, too
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sekisho"):
+            raise
+        sys.exit(f"sekisho: {error.name} is missing, the program needs more than the library: install sekisho[server]")
     try:
         app()
     except SekishoError as error:

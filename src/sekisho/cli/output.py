@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from sekisho.errors import InputError, StartRefused
 from sekisho.settings import Settings
+from sekisho.storage.engine import Database
 from sekisho.storage.ports import MICROSECONDS
 from sekisho.web.app import Sekisho
 
@@ -20,17 +24,43 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for
 
 
 def with_server_parts(work: Callable[[Sekisho], Awaitable[T]]) -> T:
-    """Runs ``work`` with the flows on the configured database, whose schema is looked at first."""
+    """Runs ``work`` with the flows on the configured database, whose schema is looked at first.
+
+    Raises ``StartRefused`` where there is no database.
+    """
 
     async def run() -> T:
         sekisho = Sekisho(Settings())
         try:
+            _expect_file(sekisho.database)
             await sekisho.check_schema()
             return await work(sekisho)
         finally:
             await sekisho.close()
 
     return asyncio.run(run())
+
+
+def _expect_file(database: Database) -> None:
+    """SQLite would make an empty one, and in a wrong folder the answer would be that there are no accounts."""
+    path = database.url.database
+    if database.is_sqlite and path and not Path(path).exists():
+        raise StartRefused(f"there is no database at {path}: type sekisho serve or sekisho db upgrade first")
+
+
+def line_of_input(what: str) -> str:
+    """The first line of standard input. Raises ``InputError``."""
+    try:
+        line = sys.stdin.readline()
+        line.encode()  # in the C locale Python smuggles undecodable bytes through as surrogates
+    except UnicodeError:
+        raise InputError(what, f"the {what} on standard input is not text in UTF-8") from None
+    return line
+
+
+def printable(value: object) -> str:
+    """Tokens and User-Agent headers are written by strangers, and a terminal obeys control characters (ANSI)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
 
 
 def show_rows(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
@@ -43,7 +73,7 @@ def show_rows(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> N
         return
     table = Table(*[name.replace("_", " ") for name in rows[0]])
     for row in rows:
-        table.add_row(*["" if value is None else str(value) for value in row.values()])
+        table.add_row(*["" if value is None else printable(value) for value in row.values()])
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; rich would cut ids at 80
@@ -55,9 +85,10 @@ def show_fields(fields: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
         return
-    width = max(len(name) for name in fields)
-    for name, value in fields.items():
-        typer.echo(f"{name.replace('_', ' '):{width}}  {value}")
+    lines = {printable(name).replace("_", " "): printable(value) for name, value in fields.items()}
+    width = max(len(name) for name in lines)
+    for name, value in lines.items():
+        typer.echo(f"{name:{width}}  {value}")
 
 
 def time_text(seconds: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -21,11 +22,11 @@ def _from_reply(member: str) -> str:
     return rf"""$(echo "$T" | sed 's/.*"{member}":"\([^"]*\)".*/\1/')"""
 
 
-def _welcome(at: str, issuer: str) -> str:
+def _welcome(at: str, issuer: str, *, state: str) -> str:
     bearer = f'-H "Authorization: Bearer {_from_reply("access_token")}"'
     refresh_token = rf'"{{\"refresh_token\":\"{_from_reply("refresh_token")}\"}}"'
     return f"""\
-Sekisho is listening on {at}  (issuer {issuer})
+Sekisho is {state} on {at}  (issuer {issuer})
 The API, to read and to try: {at}/docs
 
 The flows, to paste into another shell:
@@ -33,7 +34,7 @@ The flows, to paste into another shell:
   T=$(curl -s --json {_ACCOUNT} {at}/login); echo "$T"
   curl -sw '\\n' {bearer} {at}/me
   curl -sw '\\n' --json {refresh_token} {at}/refresh
-  curl -i -X POST {bearer} {at}/logout
+  curl -si -X POST {bearer} {at}/logout
 
 Ctrl-C stops it.
 """
@@ -57,8 +58,10 @@ def serve(
     asyncio.run(_try_out(settings, workers))
     shown_host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not listened on
     at = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{port}"
-    typer.echo(_welcome(at, settings.issuer))
-    server.run(host=host, port=port, workers=workers)
+    if workers > 1:  # each of them comes up when it does
+        typer.echo(_welcome(at, settings.issuer, state="starting"))
+    on_listening = partial(typer.echo, _welcome(at, settings.issuer, state="listening"))
+    server.run(host=host, port=port, workers=workers, on_listening=on_listening)
 
 
 async def _try_out(settings: Settings, workers: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from sekisho.cli.output import AsJson, show_fields, time_text
-from sekisho.errors import KeyRefused, SekishoError, TokenMalformed
+from sekisho.cli.output import AsJson, line_of_input, show_fields, time_text
+from sekisho.errors import KeyRefused, SekishoError, TokenClaimsInvalid, TokenMalformed
 from sekisho.settings import Settings
 from sekisho.sources import source_from
 from sekisho.tokens import refresh
@@ -34,7 +34,7 @@ def inspect(as_json: AsJson = False) -> None:
     """
     if sys.stdin.isatty():
         typer.echo("Paste the token, then Enter:", err=True)
-    text = sys.stdin.readline().strip()
+    text = line_of_input("token").strip()
     fields = _refresh_token(text) if text.startswith(refresh.PREFIX) else _access_token(text)
     show_fields(fields, as_json=as_json)
 
@@ -48,11 +48,18 @@ def _access_token(text: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"kind": "access token", "header": json.dumps(header)}
     for name, value in payload.items():
         is_time = name in {"exp", "iat", "nbf"} and isinstance(value, int)
-        fields[name] = f"{value} ({time_text(value)})" if is_time else value
-    return {**fields, "verdict": _verdict(text)}
+        fields[name] = _with_date(value) if is_time else value
+    return {**fields, "verdict": _verdict(text, issuer=payload.get("iss"))}
 
 
-def _verdict(text: str) -> str:
+def _with_date(seconds: int) -> str:
+    try:
+        return f"{seconds} ({time_text(seconds)})"
+    except (ValueError, OverflowError, OSError):  # past the year 9999
+        return str(seconds)
+
+
+def _verdict(text: str, *, issuer: object) -> str:
     settings = Settings()
     try:
         verifier = Verifier(
@@ -64,7 +71,9 @@ def _verdict(text: str) -> str:
         )
         verifier.verify(text)
     except SekishoError as error:
-        return f"refused: {error.code}" + (f" ({error.detail})" if error.detail else "")
+        foreign = isinstance(error, TokenClaimsInvalid) and issuer != settings.issuer
+        detail = f"{error.detail}; SEKISHO_ISSUER is {settings.issuer}" if foreign else error.detail
+        return f"refused: {error.code}" + (f" ({detail})" if detail else "")
     return "good, unless its session has ended"
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sekisho.cli.output import AsJson, show_rows, time_text_us, with_server_parts
+from sekisho.cli.output import AsJson, line_of_input, show_rows, time_text_us, with_server_parts
 from sekisho.errors import InputError
 from sekisho.storage.ports import Ended, User
 from sekisho.web.app import Sekisho
@@ -77,4 +77,4 @@ def _read_password() -> str:
     if sys.stdin.isatty():
         password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
         return password
-    return sys.stdin.readline().rstrip("\r\n")
+    return line_of_input("password").rstrip("\r\n")

@@ -2,22 +2,28 @@
 
 Ids are handed out before commits, so rows can appear out of order: besides everything above the highest id seen, each
 round asks for the ids that were missing below it. A gap that stays (a rollback took its id) is forgotten after 60 s.
+A database that failed over may have lost rows and give their ids to others: then the whole table is read again.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
-from sekisho.storage.ports import MICROSECONDS, Ended, RevocationRow, Storage
+from sekisho.storage.ports import MICROSECONDS, Ended, RevocationRow, Storage, Transaction
 from sekisho.tokens.revoked import Revocation, RevokedSessions
+from sekisho.wire import now_us
 
 POLL_S: Final = 0.2
 _GAP_KEPT_S: Final = 60.0
-_MOST_GAPS: Final = 1000
+_MOST_GAPS: Final = 4000  # asked for in each round; beyond it the whole table is read again
+_LOOK_BACK: Final = 2000  # ids below the highest that may still commit: the purge takes 1000 in one transaction
+_PAGE: Final = 10_000  # rows of a full load at a time, so that no statement runs into its limit
+_FORGET_EVERY_S: Final = 10.0
 
 
 class RevocationWatch:
@@ -30,14 +36,19 @@ class RevocationWatch:
         revoked: RevokedSessions,
         events: Events,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], int] = now_us,
     ) -> None:
         self._storage = storage
         self._revoked = revoked
         self._events = events
         self._monotonic = monotonic
+        self._clock = clock
+        self._offset_us = 0  # the database's time minus the node's
         self._highest = 0
         self._missing: dict[int, float] = {}  # id → when it was first missed
         self._read_at: float | None = None
+        self._whole_next = True
+        self._forgot_at = float("-inf")
         self._failing = False
 
     @property
@@ -53,28 +64,43 @@ class RevocationWatch:
         """Whether this session's access tokens are refused already."""
         return str(session_id) in self._revoked
 
+    def now_s(self) -> int:
+        """The database's time, as far as this node knows it; before the first look, the node's own.
+
+        For whoever checks access tokens: entries lapse by the database's time, and if tokens expired by the clock of a
+        node that is behind, it would accept the revoked ones in between.
+        """
+        return (self._clock() + self._offset_us) // MICROSECONDS
+
     async def load(self) -> None:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""
         began = self._monotonic()
-        rows = await self._storage.read(lambda tx: tx.revocations.live(now_us=tx.now_us()))
-        self._take(rows)
-        # A transaction under way may have taken one of the ids just below and commit after this.
-        seen = {row.id for row in rows}
-        lowest = max(1, self._highest - _MOST_GAPS)
-        self._missing = {id_: began for id_ in range(lowest, self._highest) if id_ not in seen}
+        (now_us, self._offset_us), highest = await self._storage.read(
+            lambda tx: (_times(tx, self._clock), tx.revocations.highest())
+        )
+        # A transaction under way may have taken one of the ids just below and commit after this. Whatever comes above
+        # while the pages are read, the next round reads.
+        missing = set(range(max(1, highest - _LOOK_BACK), highest))
+        after_id: int | None = 0
+        while after_id is not None:
+            rows = await self._storage.read(partial(_page, now_us, after_id))
+            missing.difference_update(row.id for row in rows)
+            self._add(rows, now_us)
+            after_id = rows[-1].id if len(rows) == _PAGE else None
+        self._missing = dict.fromkeys(missing, began)
+        self._highest = highest
         self._read_at = began
+        self._whole_next = False
 
     async def poll(self) -> None:
         """One round. Raises ``StorageUnavailable``."""
-        began = self._monotonic()
-        self._missing = {id_: since for id_, since in self._missing.items() if began - since <= _GAP_KEPT_S}
-        missing = list(self._missing)
-        rows, now_us = await self._storage.read(
-            lambda tx: (tx.revocations.newer(than_id=self._highest, missing=missing), tx.now_us())
-        )
-        self._take(rows)
-        self._revoked.forget_lapsed(now_us // MICROSECONDS)
-        self._read_at = began
+        whole, self._whole_next = self._whole_next, True  # a round that fails may be a failover, which can lose rows
+        if whole or not await self._follow():
+            await self.load()
+        self._whole_next = False
+        if self._monotonic() - self._forgot_at >= _FORGET_EVERY_S:  # it walks through all entries
+            self._forgot_at = self._monotonic()
+            self._revoked.forget_lapsed(self.now_s())
 
     async def run(self) -> None:
         """Rounds for ever, until cancelled. A database that is down is told once, and once when it is back."""
@@ -91,15 +117,47 @@ class RevocationWatch:
                 self._failing = False
             await asyncio.sleep(POLL_S)
 
-    def _take(self, rows: Sequence[RevocationRow]) -> None:
-        now = self._monotonic()
-        highest = max((row.id for row in rows), default=0)
-        for id_ in range(max(self._highest + 1, highest - _MOST_GAPS), highest):
-            self._missing[id_] = now
+    async def _follow(self) -> bool:
+        """Takes what is new; False when that cannot be told from the ids, and only a full load will do."""
+        began = self._monotonic()
+        self._missing = {id_: since for id_, since in self._missing.items() if began - since <= _GAP_KEPT_S}
+        missing = list(self._missing)
+        (now_us, self._offset_us), in_table, rows = await self._storage.read(
+            lambda tx: (
+                _times(tx, self._clock),
+                tx.revocations.highest(),
+                tx.revocations.newer(than_id=self._highest, missing=missing),
+            )
+        )
+        self._add(rows, now_us)
+        if in_table < self._highest:  # a failover lost rows, and their ids come again; or the purge, which does no harm
+            return False
+        new = [row.id for row in rows if row.id > self._highest]
+        highest = max(new, default=self._highest)
+        if len(missing) + highest - self._highest - len(new) > _MOST_GAPS:
+            return False
+        self._missing.update(dict.fromkeys(range(self._highest + 1, highest), began))
         for row in rows:
             self._missing.pop(row.id, None)
-        self._highest = max(self._highest, highest)
-        self._revoked.add(Revocation(str(row.session_id), _seconds_up(row.lapses_at_us)) for row in rows)
+        self._highest = highest
+        self._read_at = began
+        return True
+
+    def _add(self, rows: Sequence[RevocationRow], now_us: int) -> None:
+        self._revoked.add(
+            Revocation(str(row.session_id), _seconds_up(row.lapses_at_us)) for row in rows if row.lapses_at_us >= now_us
+        )
+
+
+def _times(tx: Transaction, clock: Callable[[], int]) -> tuple[int, int]:
+    """The database's time, and by how much it is ahead of the node's."""
+    before_us = clock()
+    now_us = tx.now_us()
+    return now_us, now_us - (before_us + clock()) // 2
+
+
+def _page(now_us: int, after_id: int, tx: Transaction) -> Sequence[RevocationRow]:
+    return tx.revocations.live(now_us=now_us, after_id=after_id, limit=_PAGE)
 
 
 def _seconds_up(time_us: int) -> int:

@@ -11,12 +11,18 @@ from typing import Final
 
 _TICK_S: Final = 0.1
 _BACKLOG_S: Final = 1.0  # how long after a stall requests may still be old ones
+_BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def since_boot() -> float:
+    """Seconds that go on while the system is suspended. On Linux ``time.monotonic`` stands still then."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 class StallWatch:
     """Ticks on the event loop; a tick that comes much too late was a stall."""
 
-    def __init__(self, *, longest_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, longest_s: float, monotonic: Callable[[], float] = since_boot) -> None:
         """``longest_s``: a gap between two ticks beyond which requests are taken for old."""
         self._longest_s = longest_s
         self._monotonic = monotonic

@@ -225,14 +225,12 @@ def _pool(redis_url: str) -> ConnectionPool:
             socket_timeout=REDIS_TIMEOUT_S,
             socket_connect_timeout=REDIS_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),  # Redis() itself would try ten times, waiting longer each time
-            # No hellos: each would be one more round trip within the time-out of the first command.
-            protocol=2,
+            protocol=2,  # no hellos, here and below: each were a round trip within the time-out of the first command
             driver_info=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-        pool.make_connection()  # without I/O: an option in the URL that it does not know must not fail every login
-    # Their texts can hold a piece of the password ("Port could not be cast to integer value as ...").
-    except (TypeError, ValueError, AttributeError, RedisError):
+        pool.make_connection()  # type: ignore[no-untyped-call]  # no I/O; a wrong option must not fail every login
+    except (TypeError, ValueError, AttributeError, RedisError):  # their texts can hold a piece of the password
         raise errors.StartRefused("SEKISHO_REDIS_URL cannot be read, or has an option that does not exist") from None
     return pool
 

@@ -3,12 +3,12 @@
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, select, text
+from sqlalchemy import Column, Connection, Engine, create_engine, delete, event, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage.devices import SqlDevices
+from sekisho.storage.ports import Stale
 from sekisho.storage.revocations import SqlRevocations
-from sekisho.storage.schema import chores
+from sekisho.storage.schema import chores, devices, revocations, sessions, thefts
 from sekisho.storage.sessions import PG_NOW_US, SqlSessions
 from sekisho.storage.users import SqlUsers
 from sekisho.wire import now_us
@@ -34,7 +35,16 @@ _SQLITE_READERS: Final = 4
 _RETRY_AFTER_S: Final = 1
 _ATTEMPTS: Final = 3
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_CHORE_MS: Final = 600_000  # for a look at a whole table; a server that stands still is given up after it
 _CONFLICTS: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+
+_AGE: Final[dict[Stale, Column[Any]]] = {
+    Stale.SESSIONS: sessions.c.ended_at_us,
+    Stale.REVOCATIONS: revocations.c.lapses_at_us,
+    Stale.DEVICES: devices.c.last_seen_at_us,
+    Stale.THEFTS: thefts.c.at_us,
+}
 
 
 class SqlTransaction:
@@ -72,6 +82,22 @@ class SqlTransaction:
             )
         )
         return self._connection.execute(claim).rowcount == 1
+
+    def date_chore(self, name: str, *, ran_at_us: int) -> None:
+        """So that a chore that failed need not wait a whole period."""
+        self._connection.execute(update(chores).where(chores.c.name == name).values(ran_at_us=ran_at_us))
+
+    def stale(self, kind: Stale, *, before_us: int, limit: int) -> Sequence[Any]:
+        """Keys only: rows are found on a connection that reads, so that what deletes them is short."""
+        age = _AGE[kind]
+        (key,) = age.table.primary_key
+        return self._connection.execute(select(key).where(age < before_us).limit(limit)).scalars().all()
+
+    def delete_stale(self, kind: Stale, keys: Sequence[Any], *, before_us: int) -> int:
+        """The age is asked again: a device may have been seen since."""
+        age = _AGE[kind]
+        (key,) = age.table.primary_key
+        return self._connection.execute(delete(age.table).where(key.in_(keys), age < before_us)).rowcount
 
 
 class _Lane(Protocol):
@@ -139,6 +165,7 @@ class Database:
         self._writer: _Lane
         self._reader: _Lane
         self._migrator: _Lane
+        self._slow_reader: _Lane
         if self.is_sqlite:
             # One writer in the process, so that writers queue here in order and not in SQLite's busy loop, where
             # several starve. Readers see the last commit meanwhile (WAL).
@@ -147,12 +174,16 @@ class Database:
                 _sqlite_engine(self.url, pool_size=_SQLITE_READERS, begin="BEGIN"), size=_SQLITE_READERS
             )
             self._migrator = self._writer
+            self._slow_reader = self._reader
         else:
             engine = _postgresql_engine(self.url, statement_timeout_ms)
             self._writer = _Loop(engine)
             # A single look-up needs no BEGIN and COMMIT around it, each of which is a round trip.
             self._reader = _Loop(engine.execution_options(isolation_level="AUTOCOMMIT"))
             self._migrator = _Loop(_postgresql_engine(self.url, None))  # an index may take its time
+            # Its own engine: the limit on the client's side belongs to a connection. Connects when first used.
+            slow = _postgresql_engine(self.url, _CHORE_MS)
+            self._slow_reader = _Loop(slow.execution_options(isolation_level="AUTOCOMMIT"))
 
     async def write(self, work: Callable[[SqlTransaction], T]) -> T:
         """Runs ``work`` in a transaction, which is durable when this returns."""
@@ -161,6 +192,10 @@ class Database:
     async def read(self, work: Callable[[SqlTransaction], T]) -> T:
         """Runs ``work`` on a connection that only reads."""
         return await self._run(self._reader, lambda connection: work(SqlTransaction(connection)))
+
+    async def read_slowly(self, work: Callable[[SqlTransaction], T]) -> T:
+        """As ``read``, but may take minutes."""
+        return await self._run(self._slow_reader, lambda connection: work(SqlTransaction(connection)))
 
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` on a bare connection, in a writing transaction without a time limit."""
@@ -172,7 +207,7 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection."""
-        for lane in {self._writer, self._reader, self._migrator}:
+        for lane in {self._writer, self._reader, self._migrator, self._slow_reader}:
             await lane.close()
 
     async def _run(self, lane: _Lane, work: Callable[[Connection], T]) -> T:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 MICROSECONDS = 1_000_000
@@ -23,6 +23,15 @@ class Cause(StrEnum):
     USER_DISABLED = "user_disabled"
     THEFT = "theft"
     ADMIN = "admin"
+
+
+class Stale(StrEnum):
+    """Rows that nobody asks for any more once they are old enough. The age of each kind counts from an event."""
+
+    SESSIONS = "sessions"  # … since they ended
+    REVOCATIONS = "revocations"  # … since they lapsed
+    DEVICES = "devices"  # … since they were last seen
+    THEFTS = "thefts"  # … since they were found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +203,14 @@ class Sessions(Protocol):
         """Ends the live ones among these and appends a revocation for each; gives those that it ended."""
         ...
 
-    def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
-        """Ends sessions that ran into a limit without anyone noticing."""
+    def expired(self, *, now_us: int, limit: int) -> Sequence[UUID]:
+        """Sessions that ran into a limit without anyone noticing. Looks at every session."""
+        ...
+
+    def end_expired(
+        self, *, now_us: int, lapses_at_us: int, limit: int, among: Sequence[UUID] | None = None
+    ) -> Sequence[Ended]:
+        """Ends such sessions; only those ``among`` the given, if it is not None, so that it need not look for them."""
         ...
 
     def record_theft(self, theft: TheftRecord) -> None: ...  # noqa: D102
@@ -212,7 +227,13 @@ class Revocations(Protocol):
 
     def append(self, session_id: UUID, *, lapses_at_us: int) -> None: ...  # noqa: D102
 
-    def live(self, *, now_us: int) -> Sequence[RevocationRow]: ...  # noqa: D102
+    def live(self, *, now_us: int, after_id: int = 0, limit: int | None = None) -> Sequence[RevocationRow]:
+        """Rows that have not lapsed, by id; at most ``limit`` of those above ``after_id``."""
+        ...
+
+    def highest(self) -> int:
+        """The highest id in the table; 0 when it is empty."""
+        ...
 
     def newer(self, *, than_id: int, missing: Sequence[int]) -> Sequence[RevocationRow]:
         """Rows with a higher id, and those among ``missing`` that have come in late."""
@@ -258,6 +279,18 @@ class Transaction(Protocol):
         """Whether this node is the first to do ``name`` in this period."""
         ...
 
+    def date_chore(self, name: str, *, ran_at_us: int) -> None:
+        """From now on the chore counts as last done then."""
+        ...
+
+    def stale(self, kind: Stale, *, before_us: int, limit: int) -> Sequence[Any]:
+        """The keys of rows whose age counts from before this time."""
+        ...
+
+    def delete_stale(self, kind: Stale, keys: Sequence[Any], *, before_us: int) -> int:
+        """Deletes those of them that are still as old; gives their number."""
+        ...
+
 
 class Storage(Protocol):
     """A database. Every failure of it is raised as ``StorageUnavailable``.
@@ -272,4 +305,8 @@ class Storage(Protocol):
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` on a connection that only reads; on SQLite it does not wait for the writer."""
+        ...
+
+    async def read_slowly(self, work: Callable[[Transaction], T]) -> T:
+        """As ``read``, without the time limit of requests: for chores that look at whole tables."""
         ...

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import Connection, delete, func, insert, or_, select
 
 from sekisho.storage.ports import RevocationRow
 from sekisho.storage.schema import revocations
@@ -25,10 +25,15 @@ class SqlRevocations:
         if rows:
             self._connection.execute(insert(revocations), rows)
 
-    def live(self, *, now_us: int) -> Sequence[RevocationRow]:
-        """All entries that have not lapsed."""
-        rows = self._connection.execute(select(revocations).where(revocations.c.lapses_at_us >= now_us))
-        return [RevocationRow(**row._mapping) for row in rows]
+    def live(self, *, now_us: int, after_id: int = 0, limit: int | None = None) -> Sequence[RevocationRow]:
+        """Entries that have not lapsed, in order; at most ``limit`` of those above ``after_id``."""
+        is_live = revocations.c.lapses_at_us >= now_us
+        page = select(revocations).where(is_live, revocations.c.id > after_id).order_by(revocations.c.id).limit(limit)
+        return [RevocationRow(**row._mapping) for row in self._connection.execute(page)]
+
+    def highest(self) -> int:
+        """The highest id in the table; 0 when it is empty."""
+        return self._connection.execute(select(func.max(revocations.c.id))).scalar_one() or 0
 
     def newer(self, *, than_id: int, missing: Sequence[int]) -> Sequence[RevocationRow]:
         """Entries above ``than_id``, and late ones among ``missing``."""

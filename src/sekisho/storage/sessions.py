@@ -177,18 +177,23 @@ class SqlSessions:
             conditions.append(_unchanged(unchanged_since))
         if len(conditions) == 1:
             raise ValueError("which sessions?")
+        if unchanged_since is None and (session_ids is None or len(session_ids) > 1):
+            conditions = [_live, sessions.c.id.in_(self._held(conditions))]
         return self._end(conditions, cause=cause, now_us=now_us, lapses_at_us=lapses_at_us)
 
-    def end_expired(self, *, now_us: int, lapses_at_us: int, limit: int) -> Sequence[Ended]:
-        """Ends at most ``limit`` sessions that ran into a limit, the longest over first."""
-        expired: Select[Any] = (
-            select(sessions.c.id)
-            .where(_live, (sessions.c.idle_ends_at_us <= now_us) | (sessions.c.ends_at_us <= now_us))
-            .order_by(sessions.c.idle_ends_at_us)
-            .limit(limit)
-        )
+    def expired(self, *, now_us: int, limit: int) -> Sequence[UUID]:
+        """At most ``limit`` live sessions that ran into a limit, the longest over first."""
+        found = select(sessions.c.id).where(*_expired(now_us)).order_by(sessions.c.idle_ends_at_us).limit(limit)
+        return self._connection.execute(found).scalars().all()
+
+    def end_expired(
+        self, *, now_us: int, lapses_at_us: int, limit: int, among: Sequence[UUID] | None = None
+    ) -> Sequence[Ended]:
+        """Ends at most ``limit`` of them, which it looks for unless it is told ``among`` which they are."""
+        ids = self.expired(now_us=now_us, limit=limit) if among is None else among[:limit]
+        held = self._held([*_expired(now_us), sessions.c.id.in_(ids)])  # asked again: a refresh may have come between
         return self._end(
-            [_live, sessions.c.id.in_(expired)], cause=Cause.EXPIRED, now_us=now_us, lapses_at_us=lapses_at_us
+            [_live, sessions.c.id.in_(held)], cause=Cause.EXPIRED, now_us=now_us, lapses_at_us=lapses_at_us
         )
 
     def record_theft(self, theft: TheftRecord) -> None:
@@ -209,6 +214,11 @@ class SqlSessions:
         row = self._connection.execute(statement, {"session_id": session_id}).one_or_none()
         return None if row is None else _session(row)
 
+    def _held(self, conditions: Sequence[ColumnElement[bool]]) -> Sequence[UUID]:
+        """Locks the rows in the order of their ids: two that end several sessions must not wait for each other."""
+        locking = select(sessions.c.id).where(*conditions).order_by(sessions.c.id).with_for_update()
+        return self._connection.execute(locking).scalars().all()
+
     def _end(
         self, conditions: Sequence[ColumnElement[bool]], *, cause: Cause, now_us: int, lapses_at_us: int
     ) -> Sequence[Ended]:
@@ -216,6 +226,10 @@ class SqlSessions:
         rows = self._connection.execute(statement.returning(sessions.c.id, sessions.c.user_id)).all()
         SqlRevocations(self._connection).append_all([row.id for row in rows], lapses_at_us=lapses_at_us)
         return [Ended(session_id=row.id, user_id=row.user_id, cause=cause, lapses_at_us=lapses_at_us) for row in rows]
+
+
+def _expired(now_us: int) -> tuple[ColumnElement[bool], ...]:
+    return _live, (sessions.c.idle_ends_at_us <= now_us) | (sessions.c.ends_at_us <= now_us)
 
 
 def _unchanged(read: Session) -> ColumnElement[bool]:

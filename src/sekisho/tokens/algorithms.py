@@ -93,7 +93,6 @@ class Hs256(_Secretive):
 
     @classmethod
     def generate(cls) -> "Hs256":
-        """32 bytes of the system's random source."""
         return cls(secrets.token_bytes(_HMAC_MIN_BYTES))
 
     @classmethod
@@ -137,7 +136,6 @@ class EdDsa(_Secretive):
 
     @classmethod
     def generate(cls) -> "EdDsa":
-        """A new key pair."""
         private = ed25519.Ed25519PrivateKey.generate()
         return cls(private.public_key(), private)
 
@@ -189,7 +187,6 @@ class Es256(_Secretive):
 
     @classmethod
     def generate(cls) -> "Es256":
-        """A new key pair."""
         private = ec.generate_private_key(ec.SECP256R1())
         return cls(private.public_key(), private)
 

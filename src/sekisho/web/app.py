@@ -26,7 +26,7 @@ from sekisho.services.sessions import SessionLimits, Sessions
 from sekisho.services.signup import PasswordRules, SignUp
 from sekisho.services.stall import StallWatch
 from sekisho.services.throttle import Throttle
-from sekisho.settings import Settings
+from sekisho.settings import MAX_ACCESS_TTL_S, Settings
 from sekisho.sources import source_from
 from sekisho.storage import migrate
 from sekisho.storage.engine import Database
@@ -68,6 +68,7 @@ class Sekisho:
             allow_shared_secret=True,  # issuer and verifier are one service here
             leeway_s=LEEWAY_S,
             max_lifetime_s=settings.access_token_ttl_s + LEEWAY_S,
+            clock=self._watch.now_s,  # revocations lapse by the database's time, so tokens must expire by it
         )
         self.current_user = RequireUser(self.verifier)
         self._mint = Mint(
@@ -135,7 +136,8 @@ class Sekisho:
             idle_s=settings.refresh_token_ttl_s,
             max_age_s=settings.session_max_age_s,
             max_sessions=settings.max_sessions,
-            entry_life_s=settings.access_token_ttl_s + LEEWAY_S + _ENTRY_MARGIN_S,
+            # Not this node's setting: another node, or an earlier configuration, may have issued longer-lived tokens.
+            entry_life_s=MAX_ACCESS_TTL_S + LEEWAY_S + _ENTRY_MARGIN_S,
         )
         rules = PasswordRules(
             min_length=settings.password_min_length,

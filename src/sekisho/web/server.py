@@ -128,7 +128,7 @@ def run(*, host: str, port: int, workers: int, on_listening: Callable[[], None])
             uvicorn.run(_APP, host=host, port=port, workers=workers, **_OPTIONS)
     else:
         config = uvicorn.Config(_APP, host=host, port=port, **_OPTIONS)
-        with contextlib.suppress(KeyboardInterrupt):  # likewise
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, likewise
             _Server(config, on_listening).run()
 
 
