@@ -263,9 +263,7 @@ async def test_a_session_refreshed_since_it_was_found_is_left(database, now_us):
     live = await a_live_session(database, now_us)
     expired = await a_live_session(database, now_us, idle_ends_at_us=now_us - 1)
     async with writing(database) as tx:
-        ended = await tx.sessions.end_expired(
-            now_us=now_us, lapses_at_us=now_us + HOUR_US, limit=10, among=[live, expired]
-        )
+        ended = await tx.sessions.end_expired([live, expired], now_us=now_us, lapses_at_us=now_us + HOUR_US)
     assert [entry.session_id for entry in ended] == [expired]
 
 
@@ -305,7 +303,7 @@ async def test_rows_are_locked_in_the_order_of_their_ids(database, now_us, way):
     def end(tx: SqlTransaction) -> int:
         times = {"now_us": now_us, "lapses_at_us": now_us + HOUR_US}
         if way == "expired":
-            return len(tx.sessions.end_expired(**times, limit=10, among=ids[::-1]))
+            return len(tx.sessions.end_expired(ids[::-1], **times))
         which = {"user_id": user.id} if way == "by user" else {"session_ids": ids[::-1]}
         return len(tx.sessions.end(**times, cause=Cause.ADMIN, **which))
 

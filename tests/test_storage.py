@@ -16,7 +16,7 @@ from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage import engine, schema
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import Cause, Ended, RevocationRow, Session, TheftRecord, User
+from sekisho.storage.ports import Cause, Ended, RevocationRow, Session, Stale, TheftRecord, User
 from step_by_step import bare, reading, writing
 
 pytestmark = pytest.mark.anyio
@@ -473,7 +473,8 @@ async def test_expired_sessions_are_ended_the_longest_over_first(database, owner
 
     async def end_two() -> set[Ended]:
         async with writing(database) as tx:
-            return set(await tx.sessions.end_expired(now_us=NOW, lapses_at_us=LAPSES, limit=2))
+            found = await tx.sessions.expired(now_us=NOW, limit=2)
+            return set(await tx.sessions.end_expired(found, now_us=NOW, lapses_at_us=LAPSES))
 
     assert await end_two() == {ended(idle[1], Cause.EXPIRED), ended(idle[2], Cause.EXPIRED)}
     assert await end_two() == {ended(idle[0], Cause.EXPIRED), ended(too_old, Cause.EXPIRED)}
@@ -511,7 +512,7 @@ async def test_sessions_that_ended_long_ago_are_purged_their_entries_stay(databa
     async with writing(database) as tx:
         for session, at in ((kept, NOW), (old, NOW - 1)):
             await tx.sessions.end(cause=Cause.LOGOUT, now_us=at, lapses_at_us=LAPSES, session_ids=[session.id])
-        assert await tx.sessions.purge_ended(ended_before_us=NOW) == 1
+        assert await purged(tx, Stale.SESSIONS, before_us=NOW) == 1
     async with reading(database) as tx:
         assert await tx.sessions.find(old.id) is None
     assert (await found(database, kept)).ended_at_us == NOW
@@ -535,7 +536,7 @@ async def test_ids_grow_and_never_come_twice(database):
     for _ in range(3):
         ids += [(await append(database)).id, (await append(database)).id]
         async with writing(database) as tx:
-            assert await tx.revocations.purge_lapsed(now_us=LAPSES + 1) == 2, "the newest row too"
+            assert await purged(tx, Stale.REVOCATIONS, before_us=LAPSES + 1) == 2, "the newest row too"
     assert ids == sorted(set(ids))
 
 
@@ -544,7 +545,7 @@ async def test_an_entry_lives_until_its_time_and_is_purged_after(database):
     async with writing(database) as tx:
         assert set(await tx.revocations.live(now_us=NOW)) == {last_moment, fresh}
         assert lapsed in await tx.revocations.newer(than_id=0, missing=[])
-        assert await tx.revocations.purge_lapsed(now_us=NOW) == 1
+        assert await purged(tx, Stale.REVOCATIONS, before_us=NOW) == 1
         assert list(await tx.revocations.newer(than_id=0, missing=[])) == [last_moment, fresh]
 
 
@@ -571,6 +572,10 @@ async def test_an_entry_whose_transaction_commits_late_is_found_among_the_missin
     assert found_late.session_id == late
 
 
+async def purged(tx, kind: Stale, *, before_us: int) -> int:
+    return await tx.delete_stale(kind, await tx.stale(kind, before_us=before_us, limit=10), before_us=before_us)
+
+
 # --- devices -------------------------------------------------------------------------------------------------------
 
 
@@ -593,7 +598,7 @@ async def test_devices_not_seen_for_long_are_forgotten(database, owner):
     async with writing(database) as tx:
         for device, at in ((old, NOW - 1), (kept, NOW), (seen_again, NOW - 1), (seen_again, NOW)):
             await tx.devices.remember(device, owner.id, now_us=at, kept=10)
-        assert await tx.devices.purge_unseen(seen_before_us=NOW) == 1
+        assert await purged(tx, Stale.DEVICES, before_us=NOW) == 1
         assert [await tx.devices.is_known(device, owner.id) for device in (old, kept, seen_again)] == [
             False,
             True,

@@ -91,7 +91,7 @@ class Purge:
     def _end(self, ids: Sequence[UUID], tx: Transaction) -> Sequence[Ended]:
         now_us = tx.now_us()
         lapses_at_us = self.sessions.lapses_at_us(now_us)
-        return tx.sessions.end_expired(now_us=now_us, lapses_at_us=lapses_at_us, limit=_AT_ONCE, among=ids)
+        return tx.sessions.end_expired(ids, now_us=now_us, lapses_at_us=lapses_at_us)
 
 
 def _claim(tx: Transaction) -> bool:

@@ -53,7 +53,3 @@ class SqlDevices:
     def forget_all(self, user_id: UUID) -> None:
         """From now on every device of the account is a stranger."""
         self._connection.execute(_FORGET_ALL, {"user_id": user_id})
-
-    def purge_unseen(self, *, seen_before_us: int) -> int:
-        """Forgets devices that have not signed in for long; gives their number."""
-        return (self._connection.execute(delete(devices).where(devices.c.last_seen_at_us < seen_before_us))).rowcount

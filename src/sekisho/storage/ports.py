@@ -207,19 +207,13 @@ class Sessions(Protocol):
         """Sessions that ran into a limit without anyone noticing. Looks at every session."""
         ...
 
-    def end_expired(
-        self, *, now_us: int, lapses_at_us: int, limit: int, among: Sequence[UUID] | None = None
-    ) -> Sequence[Ended]:
-        """Ends such sessions; only those ``among`` the given, if it is not None, so that it need not look for them."""
+    def end_expired(self, session_ids: Sequence[UUID], *, now_us: int, lapses_at_us: int) -> Sequence[Ended]:
+        """Ends those of these sessions that ran into a limit."""
         ...
 
     def record_theft(self, theft: TheftRecord) -> None: ...  # noqa: D102
 
     def thefts_of(self, session_id: UUID) -> Sequence[TheftRecord]: ...  # noqa: D102
-
-    def purge_ended(self, *, ended_before_us: int) -> int:
-        """Deletes rows of sessions that ended before this time; gives their number."""
-        ...
 
 
 class Revocations(Protocol):
@@ -239,8 +233,6 @@ class Revocations(Protocol):
         """Rows with a higher id, and those among ``missing`` that have come in late."""
         ...
 
-    def purge_lapsed(self, *, now_us: int) -> int: ...  # noqa: D102
-
 
 class Devices(Protocol):
     """Devices that signed in to an account before. They prove nothing; they are throttled apart."""
@@ -252,8 +244,6 @@ class Devices(Protocol):
         ...
 
     def forget_all(self, user_id: UUID) -> None: ...  # noqa: D102
-
-    def purge_unseen(self, *, seen_before_us: int) -> int: ...  # noqa: D102
 
 
 class Transaction(Protocol):

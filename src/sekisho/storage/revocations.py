@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, insert, or_, select
+from sqlalchemy import Connection, func, insert, or_, select
 
 from sekisho.storage.ports import RevocationRow
 from sekisho.storage.schema import revocations
@@ -42,7 +42,3 @@ class SqlRevocations:
             is_new = or_(is_new, revocations.c.id.in_(missing))
         rows = self._connection.execute(select(revocations).where(is_new).order_by(revocations.c.id))
         return [RevocationRow(**row._mapping) for row in rows]
-
-    def purge_lapsed(self, *, now_us: int) -> int:
-        """Deletes what has lapsed; gives the number of rows."""
-        return self._connection.execute(delete(revocations).where(revocations.c.lapses_at_us < now_us)).rowcount

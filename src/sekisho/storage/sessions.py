@@ -13,7 +13,6 @@ from sqlalchemy import (
     Select,
     Update,
     bindparam,
-    delete,
     exists,
     insert,
     literal_column,
@@ -186,12 +185,9 @@ class SqlSessions:
         found = select(sessions.c.id).where(*_expired(now_us)).order_by(sessions.c.idle_ends_at_us).limit(limit)
         return self._connection.execute(found).scalars().all()
 
-    def end_expired(
-        self, *, now_us: int, lapses_at_us: int, limit: int, among: Sequence[UUID] | None = None
-    ) -> Sequence[Ended]:
-        """Ends at most ``limit`` of them, which it looks for unless it is told ``among`` which they are."""
-        ids = self.expired(now_us=now_us, limit=limit) if among is None else among[:limit]
-        held = self._held([*_expired(now_us), sessions.c.id.in_(ids)])  # asked again: a refresh may have come between
+    def end_expired(self, session_ids: Sequence[UUID], *, now_us: int, lapses_at_us: int) -> Sequence[Ended]:
+        """Ends those of them that ran into a limit: asked again, for a refresh may have come between."""
+        held = self._held([*_expired(now_us), sessions.c.id.in_(session_ids)])
         return self._end(
             [_live, sessions.c.id.in_(held)], cause=Cause.EXPIRED, now_us=now_us, lapses_at_us=lapses_at_us
         )
@@ -205,10 +201,6 @@ class SqlSessions:
         columns = [column for column in thefts.c if column.name != "id"]
         rows = self._connection.execute(select(*columns).where(thefts.c.session_id == session_id))
         return [TheftRecord(**row._mapping) for row in rows]
-
-    def purge_ended(self, *, ended_before_us: int) -> int:
-        """Deletes rows whose story nobody asks for any more."""
-        return (self._connection.execute(delete(sessions).where(sessions.c.ended_at_us < ended_before_us))).rowcount
 
     def _one(self, statement: Select[Any], session_id: UUID) -> Session | None:
         row = self._connection.execute(statement, {"session_id": session_id}).one_or_none()
