@@ -183,11 +183,17 @@ def events_of(server: RunningServer, **facts: str) -> list[dict[str, Any]]:
 
 
 def log_lines(server: RunningServer) -> list[dict[str, Any]]:
-    """What the server wrote after its greeting, which is for people."""
-    lines = server.log_text().split("\n")
-    began = next(number for number, line in enumerate(lines) if line.startswith("{"))
-    assert lines[-1] == "", "the last line is complete"
-    return [json.loads(line) for line in lines[began:-1] if line]
+    """What the server wrote, but for its greeting, which is for people."""
+    text = server.log_text().replace(greeting(server), "")
+    assert text.endswith("\n"), "the last line is complete"
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def greeting(server: RunningServer) -> str:
+    """Where to look and what to type."""
+    text = server.log_text()
+    end = "Ctrl-C stops it.\n"
+    return text[text.index("Sekisho is listening") : text.index(end) + len(end)]
 
 
 def exchange(server: RunningServer, request: bytes, *, shut: bool = False) -> bytes:
