@@ -44,8 +44,7 @@ async def add_accounts(database: Database, emails: list[str], *, password_hash: 
         }
         for email in emails
     ]
-    async with database.connection() as connection:
-        await connection.execute(insert(users), rows)
+    await database.migrate(lambda connection: connection.execute(insert(users), rows))
     return [row["id"] for row in rows]
 
 
@@ -72,6 +71,5 @@ async def add_sessions(database: Database, user_ids: list[UUID]) -> list[Place]:
         }
         for user_id in user_ids
     ]
-    async with database.connection() as connection:
-        await connection.execute(insert(sessions), rows)
+    await database.migrate(lambda connection: connection.execute(insert(sessions), rows))
     return [Place(session_id=row["id"], salt=row["salt"]) for row in rows]

@@ -80,9 +80,8 @@ class Node:
         """As if twice the replay window had passed since each was handed out."""
         database = Database(self.url)
         try:
-            async with database.connection() as connection:
-                older = {"handed_out_at_us": sessions.c.handed_out_at_us - 2 * WINDOW_US}
-                await connection.execute(update(sessions).values(older))
+            older = {"handed_out_at_us": sessions.c.handed_out_at_us - 2 * WINDOW_US}
+            await database.migrate(lambda connection: connection.execute(update(sessions).values(older)))
         finally:
             await database.close()
 

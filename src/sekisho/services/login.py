@@ -43,14 +43,16 @@ class Login:
     async def __call__(self, *, email: str, password: str, caller: Caller) -> SignedIn:
         """Raises ``WrongCredentials``, ``Throttled``, ``TryLater``, ``Overloaded`` and ``StorageUnavailable``."""
         account = canonical_or_raw(email)
-        if caller.device_hash is None:  # who is throttled already costs no query
-            await self.throttle.check(self.throttle.login_lanes(account=account, address=caller.address, device=None))
+        lanes = self.throttle.login_lanes(account=account, address=caller.address, device=None)
+        if caller.device_hash is None:
+            await self.throttle.check(lanes)  # before the look-up: who is throttled costs no query
         user, known_device = await self._look_up(account, caller)
-        lanes = self.throttle.login_lanes(
-            account=account, address=caller.address, device=known_device.hex() if known_device else None
-        )
-        try:
+        if caller.device_hash is not None:
+            if known_device is not None:
+                device = known_device.hex()
+                lanes = self.throttle.login_lanes(account=account, address=caller.address, device=device)
             await self.throttle.check(lanes)
+        try:
             for _ in range(_ATTEMPTS):
                 new_hash = await self._verify(password, user, lanes)
                 assert user is not None, "an unknown account never verifies"
