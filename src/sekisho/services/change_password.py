@@ -9,9 +9,8 @@ from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
 from sekisho.services.mint import Grant, Mint
-from sekisho.services.password_policy import check_new_password
+from sekisho.services.password_policy import PasswordRules
 from sekisho.services.sessions import Sessions, open_session
-from sekisho.services.signup import PasswordRules
 from sekisho.services.throttle import Throttle
 from sekisho.storage.ports import Cause, Ended, Session, Storage, Transaction, User
 
@@ -54,15 +53,7 @@ class ChangePassword:
                 Event.PASSWORD_CHANGE_FAILED, error.code, user_id=user_id, address=caller.address, detail=error.detail
             )
             raise
-        check_new_password(
-            new_password,
-            email=user.email,
-            canonical_email=user.email_canonical,
-            min_length=self.rules.min_length,
-            max_bytes=self.passwords.max_password_bytes,
-            service_names=self.rules.service_names,
-            field="new_password",
-        )
+        self.rules.check(new_password, email=user.email, canonical_email=user.email_canonical, field="new_password")
         new_hash = await self.passwords.hash(new_password)
         return await self._replace(user, session_id, new_hash, caller)
 

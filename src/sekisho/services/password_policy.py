@@ -5,6 +5,7 @@ Asked at sign-up and at a password change only: an existing password keeps worki
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -49,6 +50,27 @@ def check_new_password(
         raise errors.PasswordContainsContext(field)
     if folded in common_passwords():
         raise errors.PasswordCommon(field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordRules:
+    """The rules of one service, as ``check_new_password`` takes them."""
+
+    min_length: int
+    max_bytes: int | None
+    service_names: Sequence[str]
+
+    def check(self, password: str, *, email: str, canonical_email: str, field: str = "password") -> None:
+        """As ``check_new_password``."""
+        check_new_password(
+            password,
+            email=email,
+            canonical_email=canonical_email,
+            min_length=self.min_length,
+            max_bytes=self.max_bytes,
+            service_names=self.service_names,
+            field=field,
+        )
 
 
 @cache

@@ -8,17 +8,9 @@ from sekisho.errors import EmailTaken
 from sekisho.services.email_address import EmailAddress, parse_email
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
-from sekisho.services.password_policy import check_new_password
+from sekisho.services.password_policy import PasswordRules
 from sekisho.services.throttle import Throttle
 from sekisho.storage.ports import Storage, Transaction, User
-
-
-@dataclass(frozen=True, kw_only=True)
-class PasswordRules:
-    """What a new password must be. Lengths in code points after NFC."""
-
-    min_length: int
-    service_names: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +40,7 @@ class SignUp:
 
     def _check(self, email: str, password: str) -> EmailAddress:
         parsed = parse_email(email)
-        check_new_password(
-            password,
-            email=parsed.typed,
-            canonical_email=parsed.canonical,
-            min_length=self.rules.min_length,
-            max_bytes=self.passwords.max_password_bytes,
-            service_names=self.rules.service_names,
-        )
+        self.rules.check(password, email=parsed.typed, canonical_email=parsed.canonical)
         return parsed
 
     async def _create(self, email: EmailAddress, password: str, *, roles: tuple[str, ...], address: str) -> User:

@@ -19,11 +19,12 @@ from sekisho.services.hashing import HashingPool
 from sekisho.services.login import Login
 from sekisho.services.logout import Logout
 from sekisho.services.mint import Mint
+from sekisho.services.password_policy import PasswordRules
 from sekisho.services.purge import Purge
 from sekisho.services.refresh import Refresh
 from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.services.sessions import SessionLimits, Sessions
-from sekisho.services.signup import PasswordRules, SignUp
+from sekisho.services.signup import SignUp
 from sekisho.services.stall import StallWatch
 from sekisho.services.throttle import Throttle
 from sekisho.settings import MAX_ACCESS_TTL_S, Settings
@@ -141,6 +142,7 @@ class Sekisho:
         )
         rules = PasswordRules(
             min_length=settings.password_min_length,
+            max_bytes=self._passwords.max_password_bytes,
             service_names=("sekisho", settings.audience, urlsplit(settings.issuer).hostname or ""),
         )
         sessions = Sessions(storage=self.database, limits=limits, watch=self._watch, events=self._events)
