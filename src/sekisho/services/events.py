@@ -44,6 +44,7 @@ class Event(StrEnum):
     PUT_OFF = "put_off"
     STORAGE_FAILED = "storage_failed"
     STORAGE_BACK = "storage_back"
+    KEYS_CREATED = "keys_created"
     KEYS_CHANGED = "keys_changed"
     KEYS_REFUSED = "keys_refused"
     PURGED = "purged"

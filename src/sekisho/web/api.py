@@ -163,14 +163,14 @@ def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
 
 
 def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, current_user: Callable[..., Any]) -> None:
-    @router.post("/signup", status_code=201, responses=documented(400, 409, 413, 415, 422, 429, 503))
+    @router.post("/signup", tags=["Accounts"], status_code=201, responses=documented(400, 409, 413, 415, 422, 429, 503))
     async def sign_up(request: Request, body: Credentials) -> Account:
         """Create an account."""
         caller = requests.caller(request)
         user = await flows.sign_up(email=body.email, password=body.password, address=caller.address)
         return Account(id=user.id, email=user.email)
 
-    @router.post("/password", responses=documented(400, 401, 413, 415, 422, 429, 503))
+    @router.post("/password", tags=["Accounts"], responses=documented(400, 401, 413, 415, 422, 429, 503))
     async def change_password(
         request: Request, body: PasswordBody, user: Annotated[AccessClaims, Depends(current_user)]
     ) -> TokenPair:
@@ -185,7 +185,7 @@ def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, cur
         )
         return _pair(grant)
 
-    @router.get("/me", responses=documented(401, 503))
+    @router.get("/me", tags=["Accounts"], responses=documented(401, 503))
     async def me(user: Annotated[AccessClaims, Depends(current_user)]) -> Me:
         """The account behind the access token. Reads its row."""
         user_id, session_id = account_and_session(user)
@@ -200,14 +200,14 @@ def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, cur
 
 
 def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, current_user: Callable[..., Any]) -> None:
-    @router.post("/login", responses=documented(400, 401, 413, 415, 422, 429, 503))
+    @router.post("/login", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 429, 503))
     async def login(request: Request, response: Response, body: Credentials) -> TokenPair:
         """Open a session."""
         signed_in = await flows.login(email=body.email, password=body.password, caller=requests.caller(request))
         requests.device_cookie.set(response, signed_in.device_token)
         return _pair(signed_in.grant)
 
-    @router.post("/refresh", responses=documented(400, 401, 413, 415, 422, 503))
+    @router.post("/refresh", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 503))
     async def refresh(request: Request, body: RefreshBody) -> TokenPair:
         """Exchange a refresh token for a new pair."""
         if await request.is_disconnected():  # nobody would receive the new position
@@ -216,6 +216,7 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
 
     @router.post(
         "/logout",
+        tags=["Tokens"],
         status_code=204,
         responses=documented(400, 401, 413, 415, 422, 503),
         openapi_extra={"security": [{"AccessToken": []}, {}]},  # else /docs would not send the header: it is optional
@@ -231,7 +232,7 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
             raise AuthenticationRequired
         return _logged_out()
 
-    @router.post("/logout/all", status_code=204, responses=documented(401, 503))
+    @router.post("/logout/all", tags=["Tokens"], status_code=204, responses=documented(401, 503))
     async def logout_everywhere(user: Annotated[AccessClaims, Depends(current_user)]) -> Response:
         """End every session of the user."""
         await flows.logout.everywhere(user)
@@ -239,14 +240,16 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
 
 
 def _add_session_routes(router: APIRouter, flows: Flows, current_user: Callable[..., Any]) -> None:
-    @router.get("/sessions", responses=documented(401, 503))
+    @router.get("/sessions", tags=["Sessions"], responses=documented(401, 503))
     async def list_sessions(user: Annotated[AccessClaims, Depends(current_user)]) -> SessionList:
         """The user's live sessions."""
         user_id, session_id = account_and_session(user)
         sessions = await flows.sessions.of_user(user_id)
         return SessionList(sessions=[_view(session, current_id=session_id) for session in sessions])
 
-    @router.delete("/sessions/{session_id}", status_code=204, responses=documented(401, 404, 422, 503))
+    @router.delete(
+        "/sessions/{session_id}", tags=["Sessions"], status_code=204, responses=documented(401, 404, 422, 503)
+    )
     async def end_session(
         session_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})],
         user: Annotated[AccessClaims, Depends(current_user)],

@@ -85,6 +85,8 @@ class KeyWatch:
             self._source.store(document, expected=None)
         except KeyRefused:
             return self._source.load()  # another worker was faster; its keys count
+        # Worth a line: a node that should have shared another's keys signs everyone out with its own.
+        self._events.record(Event.KEYS_CREATED, source=self._source.name)
         return document
 
     def _take(self, document: bytes, key_set: KeySet) -> None:

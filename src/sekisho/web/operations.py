@@ -34,25 +34,27 @@ def add_routes(
 ) -> None:
     """Adds the operational routes."""
 
-    @router.get("/.well-known/jwks.json", responses=documented())
+    @router.get("/.well-known/jwks.json", tags=["Operations"], responses=documented())
     async def jwks(response: Response) -> JwkSet:
         """The public signing keys. Empty with HS256: a shared secret is never published."""
         response.headers["Cache-Control"] = "public, max-age=60"
         response.headers["Vary"] = "Accept-Encoding"
         return JwkSet(keys=list(key_set().public_jwks()["keys"]))
 
-    @router.get("/healthz", responses=documented())
+    @router.get("/healthz", tags=["Operations"], responses=documented())
     async def healthz() -> Health:
         """Alive. Never asks the database: a restart would not mend it (and a restart of all nodes would hurt)."""
         return Health(status="alive")
 
-    @router.get("/readyz", responses=documented(503))
+    @router.get("/readyz", tags=["Operations"], responses=documented(503))
     async def readyz() -> Health:
         """Ready for traffic: the database answers."""
         await database.ping()
         return Health(status="ready")
 
-    @router.get("/metrics", response_class=Response, responses={**documented(), 200: _PROMETHEUS_TEXT})
+    @router.get(
+        "/metrics", tags=["Operations"], response_class=Response, responses={**documented(), 200: _PROMETHEUS_TEXT}
+    )
     async def metrics() -> Response:
         """Prometheus metrics; with several workers, of all of them."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:

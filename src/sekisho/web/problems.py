@@ -158,7 +158,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/SekishoProblem"}}
     return {
         status: {"model": SekishoProblem, "description": _DESCRIPTIONS[status], "content": {MEDIA_TYPE: schema}}
-        for status in sorted({*statuses, 431, 500})
+        for status in sorted({*statuses, 431, 500, 503})
     }
 
 
