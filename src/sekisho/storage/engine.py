@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -292,18 +293,35 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
         if path and path != ":memory:":  # password hashes are nobody else's business, whatever the umask
             Path(path).touch(mode=0o600)
 
-    def set_up(connection: Any, _record: object) -> None:
+    def set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver's own implicit BEGIN is deferred, which invites SQLITE_BUSY
-        cursor = connection.cursor()
-        # FULL: an acknowledged logout survives a power cut, which NORMAL in WAL mode does not promise.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        try:
+            _into_wal(connection)
+            # FULL: an acknowledged logout survives a power cut, which NORMAL in WAL mode does not promise.
+            connection.execute("PRAGMA synchronous = FULL").close()
+            connection.execute("PRAGMA foreign_keys = ON").close()
+        except sqlite3.Error:
+            connection.close()
+            raise
 
     _listen(engine, "do_connect", make_private)
     _listen(engine, "connect", set_up)
     _listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
+
+
+def _into_wal(connection: sqlite3.Connection) -> None:
+    """Turns a new file to WAL. SQLite does not wait for others who do just that; this does."""
+    give_up_at = time.monotonic() + _SQLITE_BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)  # in the lane's own thread
+        else:
+            return
 
 
 def _postgresql_engine(url: URL, statement_timeout_ms: int | None) -> AsyncEngine:
