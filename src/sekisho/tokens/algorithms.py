@@ -284,10 +284,7 @@ class Rs256(_Secretive):
 
 
 _BY_ALG: Final[dict[AlgorithmName, type[Hs256 | EdDsa | Es256 | Rs256]]] = {
-    "HS256": Hs256,
-    "EdDSA": EdDsa,
-    "ES256": Es256,
-    "RS256": Rs256,
+    kind.alg: kind for kind in (Hs256, EdDsa, Es256, Rs256)
 }
 _ALG_OF_KEY_TYPE: Final[dict[tuple[str, str | None], AlgorithmName]] = {
     ("oct", None): "HS256",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sekisho.errors import KeyRefused, TokenHeaderRefused, TokenKeyUnknown
-from sekisho.tokens.algorithms import ALGORITHMS, AlgorithmName
+from sekisho.tokens.algorithms import AlgorithmName
 from sekisho.tokens.keys import PURPOSES, Key, Purpose, State, generate_key, stored_key, verification_key
 from sekisho.wire import WireError, json_object
 
@@ -188,6 +188,3 @@ def _object(entry: Any) -> Mapping[str, Any]:
     if not isinstance(entry, Mapping):
         raise KeyRefused("a key is not a JSON object")
     return entry
-
-
-__all__ = ["ALGORITHMS", "KeySet", "Keyring"]
