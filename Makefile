@@ -10,6 +10,8 @@ BIN := .venv/bin
 # The stamps live inside .venv, so that deleting it deletes what they claim.
 SERVER := .venv/server.stamp
 DEV := .venv/dev.stamp
+BENCH := .venv/bench.stamp
+LONG := .venv/long.stamp
 # No warnings, no version check, no questions: what pip still prints are errors.
 PIP_INSTALL := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
 
@@ -24,10 +26,10 @@ setup: $(DEV) provision ## Install everything that the other targets need; start
 test: $(DEV) provision ## Run the tests (T=tests/test_x.py for a part)
 	@$(BIN)/pytest -n 2 -m "not long" $(T)
 
-test-long: $(DEV) provision ## Run the tests that take minutes (T= for a part)
+test-long: $(LONG) provision ## Run the tests that take minutes (T= for a part)
 	@$(BIN)/pytest -n 2 -m long $(T)
 
-bench: $(DEV) provision ## Run the benchmarks (T=bench/x.py for one)
+bench: $(BENCH) provision ## Run the benchmarks (T=bench/x.py for one)
 	@for script in $(or $(T),$(wildcard bench/[a-z]*.py)); do \
 	    echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
@@ -58,6 +60,17 @@ $(SERVER): requirements/server.txt pyproject.toml | $(BIN)/python
 $(DEV): requirements/dev.txt $(SERVER)
 	@echo "Installing the development tools into .venv"
 	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# The peers that the benchmarks measure, and what only the long tests need, are left out until someone asks.
+$(BENCH): requirements/bench.txt $(DEV)
+	@echo "Installing the peers of the benchmarks into .venv"
+	@$(PIP_INSTALL) --require-hashes -r requirements/bench.txt
+	@touch $@
+
+$(LONG): requirements/long.txt $(DEV)
+	@echo "Installing the tools of the long tests into .venv"
+	@$(PIP_INSTALL) --require-hashes -r requirements/long.txt
 	@touch $@
 
 # Also true when the link is there and the interpreter behind it is gone; --clear then takes the stamps away too.
