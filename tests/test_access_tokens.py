@@ -27,6 +27,7 @@ from sekisho.errors import (
 from sekisho.tokens import Keyring, KeySet, access, jws
 from sekisho.tokens.access import AccessClaims
 from sekisho.tokens.algorithms import ALGORITHMS
+from sekisho.tokens.keyring import Header
 from sekisho.tokens.revoked import Revocation, RevokedSessions
 from sekisho.verify import Verifier
 from sekisho.wire import b64url_decode, b64url_encode, now_s
@@ -102,7 +103,7 @@ def test_what_was_issued_is_what_is_verified(key_sets, alg):
     assert claims == AccessClaims(
         iss=ISSUER,
         sub=SUBJECT,
-        aud=(AUDIENCE,),
+        aud=AUDIENCE,
         exp=NOW + TTL_S,
         iat=NOW,
         jti=claims.jti,
@@ -111,7 +112,7 @@ def test_what_was_issued_is_what_is_verified(key_sets, alg):
         nbf=None,
         roles=("admin", "店長"),
     )
-    assert len(b64url_decode(claims.jti)) == 16
+    assert len(bytes.fromhex(claims.jti)) == 12
     assert verifier_of(key_sets[alg]).verify(token.encode()) == claims
 
 
@@ -131,7 +132,7 @@ def test_every_token_has_its_own_jti(key_sets):
 @quick
 @given(subject=st.text(min_size=1, max_size=100), roles=st.lists(st.text(min_size=1, max_size=20), max_size=4))
 def test_any_subject_and_roles_come_back_as_they_went(key_sets, subject, roles):
-    assume("\0" not in subject and subject != "sekisho")
+    assume(subject != "sekisho" and not any("\0" in text for text in (subject, *roles)))
     assume(all(text.isprintable() or text.encode("utf-8", "ignore").decode() == text for text in (subject, *roles)))
     claims = verifier_of(key_sets["HS256"]).verify(issue(key_sets["HS256"], subject=subject, roles=tuple(roles)))
     assert (claims.sub, claims.roles) == (subject, tuple(roles))
@@ -298,7 +299,8 @@ def test_the_operator_sees_the_reason(key_sets, tokens):
         tokens["EdDSA"][:-8] + "AAAAAAAA": TokenSignatureInvalid,
         signed(key_sets["EdDSA"], claims_with(), {**header, "typ": "JWT"}): TokenHeaderRefused,
         signed(key_sets["EdDSA"], claims_with(), {**header, "crit": ["exp"]}): TokenHeaderRefused,
-        signed(key_sets["EdDSA"], b"[]"): TokenMalformed,
+        signed(key_sets["EdDSA"], b"[]"): TokenClaimsInvalid,
+        signed(key_sets["EdDSA"], b"{]"): TokenMalformed,
         issue(key_sets["EdDSA"], issuer="https://other.example"): TokenClaimsInvalid,
         issue(key_sets["EdDSA"], issued_at=NOW - 2000, expires_at=NOW - 1000): TokenExpired,
         issue(key_sets["EdDSA"], issued_at=NOW + 100): TokenNotYetValid,
@@ -398,8 +400,8 @@ def test_without_a_clock_it_is_now(key_sets):
 @pytest.mark.parametrize("audience", [AUDIENCE, [AUDIENCE], ["other", AUDIENCE], [AUDIENCE, AUDIENCE]])
 def test_an_audience_that_contains_me_is_for_me(key_sets, audience):
     claims = verifier_of(key_sets["HS256"]).verify(signed(key_sets["HS256"], claims_with(aud=audience)))
-    assert AUDIENCE in claims.aud
-    assert isinstance(claims.aud, tuple)
+    assert claims.is_for(AUDIENCE)
+    assert claims.aud == (audience if isinstance(audience, str) else tuple(audience))
 
 
 @pytest.mark.parametrize("issuer", ["", "https://auth.example.co", ISSUER + "/", ISSUER.upper(), "http" + ISSUER[5:]])
@@ -511,7 +513,8 @@ def test_any_payload_that_was_signed_is_given_back(key_sets, payload):
     key = key_sets["HS256"].active("sign")
     token = jws.sign(payload, key, typ="x+jwt")
     assert jws.verify(token, key_sets["HS256"].keyring) == payload
-    assert jws.verify_signed(token, key_sets["HS256"].keyring) == (payload, key, key.kid, "x+jwt")
+    header = Header(key=key, media_type="x+jwt", strict_kid=True)
+    assert jws.verify_signed(token, key_sets["HS256"].keyring) == (payload, header)
 
 
 def test_an_empty_payload_is_refused(key_sets):

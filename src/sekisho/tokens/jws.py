@@ -1,84 +1,108 @@
 """Compact JWS (RFC 7515 §3.1): a payload and the proof that one of our keys signed it. Knows nothing of claims."""
 
-import json
-import re
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from sekisho.errors import TokenHeaderRefused, TokenMalformed
-from sekisho.tokens.keyring import Keyring
-from sekisho.tokens.keys import KID_MAX_CHARS, Key
+from sekisho.tokens.keyring import Header, Keyring
+from sekisho.tokens.keys import KID_MAX_CHARS, STRICT_KID, Key
 from sekisho.wire import WireError, b64url_decode, b64url_encode, json_object
 
 MAX_TOKEN_CHARS: Final = 8192
 
-_COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
-_HEADER_MEMBERS: Final = frozenset({"alg", "kid", "typ"})
+
+class _Members(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """The header members that are acted upon; one that we ignored would be one that we do not check.
+
+    crit, b64, zip, jku, x5u and jwk have each been an attack (RFC 7515 §4.1.11, RFC 8725 §2.4, §3.10).
+    """
+
+    alg: str
+    kid: Annotated[str, Meta(max_length=KID_MAX_CHARS)] | UnsetType = UNSET
+    typ: str | UnsetType = UNSET
 
 
-class Signed(NamedTuple):
-    """A payload whose signature holds."""
-
-    payload: bytes
-    key: Key
-    kid: str | None
-    typ: str | None
+_MEMBERS: Final = msgspec.json.Decoder(_Members)
 
 
 def sign(payload: bytes, key: Key, *, typ: str) -> str:
     """The compact JWS of ``payload``, signed by ``key``."""
-    header = json.dumps({"alg": key.alg, "kid": key.kid, "typ": typ}, separators=(",", ":"))
-    message = f"{b64url_encode(header.encode())}.{b64url_encode(payload)}"
+    message = f"{_header_text(key.alg, key.kid, typ)}.{b64url_encode(payload)}"
     return f"{message}.{b64url_encode(key.material.sign(message.encode('ascii')))}"
+
+
+@lru_cache(maxsize=64)  # the same few for every token
+def _header_text(alg: str, kid: str, typ: str) -> str:
+    return b64url_encode(msgspec.json.encode(_Members(alg, kid, typ)))
 
 
 def verify(token: str | bytes, keyring: Keyring) -> bytes:
     """The payload of a compact JWS whose signature holds. Raises a ``TokenError``."""
-    return verify_signed(token, keyring).payload
+    return verify_signed(token, keyring)[0]
 
 
-def verify_signed(token: str | bytes, keyring: Keyring) -> Signed:
-    """As ``verify``, with the header's ``kid`` and ``typ``, which are covered by the signature."""
-    # 1. Size and shape, before anything is decoded (RFC 8725 §3.14).
-    header_part, payload_part, signature_part = _parts(token)
-    # 2. The header: alg, kid and typ, nothing else. A member we do not act upon would be a member we ignore; crit,
-    #    b64, zip, jku, x5u and jwk have each been an attack (RFC 7515 §4.1.11, RFC 8725 §2.4, §3.10).
-    header = _header(header_part)
-    # 3. The key, which decides the algorithm (RFC 8725 §3.1).
-    key = keyring.find(kid=header.get("kid"), alg=header.get("alg"))
-    # 4. The signature over the text as it came (RFC 7515 §5.2).
-    try:
-        payload, signature = b64url_decode(payload_part), b64url_decode(signature_part)
-    except WireError as error:
-        raise TokenMalformed(str(error)) from None
-    key.material.verify(f"{header_part}.{payload_part}".encode("ascii"), signature)
-    return Signed(payload, key, header.get("kid"), header.get("typ"))
-
-
-def _parts(token: str | bytes) -> tuple[str, str, str]:
+def verify_signed(token: str | bytes, keyring: Keyring) -> tuple[bytes, Header]:
+    """As ``verify``, with the header, which the signature covers."""
+    # 1. Size and shape: three parts, before anything is decoded (RFC 7515 §7.1, RFC 8725 §3.14).
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenMalformed("longer than 8 KiB")
-    if isinstance(token, bytes):
-        try:
-            token = token.decode("ascii")
-        except UnicodeDecodeError:
-            raise TokenMalformed("not ASCII") from None
-    match = _COMPACT.fullmatch(token)
-    if match is None:
-        raise TokenMalformed("not three base64url parts")
-    header, payload, signature = match.groups()
-    return header, payload, signature
+    text = token if isinstance(token, str) else token.decode("latin-1")
+    if not text.isascii():
+        raise TokenMalformed("not ASCII")
+    message, _, signature = text.rpartition(".")
+    header_part, _, payload_part = message.partition(".")
+    if not (header_part and payload_part and signature) or "." in payload_part:
+        raise TokenMalformed("not three parts")
 
+    # 2. The header names the key, and the key decides the algorithm (RFC 8725 §3.1). A header that once stood over a
+    #    signature that held is known by its exact text.
+    known = keyring.headers.get(header_part)
+    header = known or _read_header(header_part, keyring)
 
-def _header(part: str) -> dict[str, Any]:
+    # 3. The signature, over the text as it came (RFC 7515 §5.2).
+    header.key.material.verify(message.encode("ascii"), signature)
+
+    # 4. From here on it is what our key's holder wrote; it must still have one reading only (RFC 8725 §2.13).
     try:
-        header = json_object(b64url_decode(part))
+        payload = b64url_decode(payload_part)
+    except WireError as error:
+        raise TokenMalformed(f"payload: {error}") from None
+    if known is None:
+        _refuse_two_readings(header_part)
+        keyring.learn(header_part, header)
+    return payload, header
+
+
+def _read_header(part: str, keyring: Keyring) -> Header:
+    """What the header says, to find the key with. Cheap, so that garbage is; not yet strict about duplicate names."""
+    try:
+        members = _MEMBERS.decode(b64url_decode(part))
     except WireError as error:
         raise TokenMalformed(f"header: {error}") from None
-    if not header.keys() <= _HEADER_MEMBERS:
-        raise TokenHeaderRefused("header members beyond alg, kid and typ")
-    for name in ("kid", "typ"):
-        if name in header and not isinstance(header[name], str):
-            raise TokenHeaderRefused(f"{name} is not a text")
-    if len(header.get("kid", "")) > KID_MAX_CHARS:
-        raise TokenHeaderRefused("kid is longer than 256 characters")
-    return header
+    except msgspec.ValidationError:
+        raise TokenHeaderRefused("header members beyond alg, kid and typ, or not texts") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise TokenMalformed("header: not JSON") from None
+    kid = None if members.kid is UNSET else members.kid
+    typ = "" if members.typ is UNSET else members.typ
+    return Header(
+        key=keyring.find(kid=kid, alg=members.alg),
+        media_type=_media_type(typ),
+        strict_kid=kid is not None and STRICT_KID.fullmatch(kid) is not None,
+    )
+
+
+def _media_type(typ: str) -> str:
+    """``typ`` without the prefix that may be left out, in small letters; these are ASCII's (RFC 7515 §4.1.9)."""
+    return typ.lower().removeprefix("application/") if typ.isascii() else typ
+
+
+def _refuse_two_readings(header_part: str) -> None:
+    """The strict reader of ``wire`` has the last word: duplicate names, above all (RFC 7515 §4)."""
+    try:
+        json_object(b64url_decode(header_part))
+    except WireError as error:
+        raise TokenMalformed(f"header: {error}") from None

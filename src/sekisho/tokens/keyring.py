@@ -4,22 +4,42 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sekisho.errors import KeyRefused, TokenHeaderRefused, TokenKeyUnknown
+import msgspec
+
+from sekisho.errors import KeyRefused, TokenHeaderRefused, TokenKeyUnknown, TokenRevoked
 from sekisho.tokens.algorithms import AlgorithmName
 from sekisho.tokens.keys import PURPOSES, Key, Purpose, State, generate_key, stored_key, verification_key
 from sekisho.wire import WireError, json_object
 
 _JWK_MAX_STRING: Final = 4096  # the modulus of an RSA key of 16384 bits still fits
+_HEADERS_MAX: Final = 64  # an issuer that writes its headers in endless ways must not fill the memory
 _USED: Final[tuple[State, ...]] = ("next", "active", "verify_only")
 
 
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a JWS header says. ``strict_kid``: there is a kid, of 1 to 64 letters, digits, - and _ alone."""
+
+    key: Key
+    media_type: str
+    strict_kid: bool
+
+
 class Keyring:
-    """The keys that one issuer signs with, ready to check signatures. Immutable; every key was parsed at load."""
+    """The keys that one issuer signs with, ready to check signatures. Every key was parsed at load; none comes later.
 
-    __slots__ = ("_by_kid", "_unnamed", "refused")
+    ``headers`` are the texts of headers that stood over a signature that held: an issuer writes a handful, and reading
+    them again would tell nothing new.
+    """
 
-    def __init__(self, keys: Iterable[Key], *, refused: Iterable[str] = ()) -> None:
-        """Raises ``KeyRefused`` when two keys have the same kid: which one would check is anyone's guess."""
+    __slots__ = ("_by_kid", "_unnamed", "_withdrawn", "headers", "refused")
+
+    def __init__(
+        self, keys: Iterable[Key], *, refused: Iterable[str] = (), withdrawn: frozenset[str] = frozenset()
+    ) -> None:
+        """``withdrawn`` are the kids of keys that leaked: a token that names one is refused as revoked.
+
+        Raises ``KeyRefused`` when two keys have the same kid: which one would check is anyone's guess.
+        """
         self._by_kid: dict[str, Key] = {}
         self._unnamed: list[Key] = []
         for key in keys:
@@ -29,6 +49,8 @@ class Keyring:
                 self._by_kid[key.kid] = key
             else:
                 self._unnamed.append(key)
+        self._withdrawn = withdrawn
+        self.headers: dict[str, Header] = {}
         self.refused = tuple(refused)
 
     @classmethod
@@ -62,8 +84,8 @@ class Keyring:
     def find(self, *, kid: str | None, alg: object) -> Key:
         """The key that a header names. The key comes first and decides; the header's ``alg`` must agree with it.
 
-        Without a kid the ring must hold exactly one key of that algorithm. Raises ``TokenKeyUnknown`` and
-        ``TokenHeaderRefused``.
+        Without a kid the ring must hold exactly one key of that algorithm. Raises ``TokenKeyUnknown``,
+        ``TokenRevoked`` and ``TokenHeaderRefused``.
         """
         if kid is None:
             fitting = [key for key in self.keys if isinstance(alg, str) and alg in key.material.header_algs]
@@ -72,10 +94,22 @@ class Keyring:
             return fitting[0]
         key = self._by_kid.get(kid)
         if key is None:
+            if kid in self._withdrawn:
+                raise TokenRevoked("the key was withdrawn")
             raise TokenKeyUnknown("the kid names no key of this ring")
         if not isinstance(alg, str) or alg not in key.material.header_algs:
             raise TokenHeaderRefused("the header's alg is not the key's")
         return key
+
+    def learn(self, text: str, header: Header) -> None:
+        """From now on this header is known by its text. Only for one that the signature of its key covers."""
+        if len(self.headers) < _HEADERS_MAX:
+            self.headers[text] = header
+
+    def without(self, withdrawn: frozenset[str]) -> "Keyring":
+        """The ring that is left when these keys, named by their kids, are taken out for good."""
+        keys = (key for key in self.keys if key.kid not in withdrawn)
+        return Keyring(keys, refused=self.refused, withdrawn=self._withdrawn | withdrawn)
 
     def __repr__(self) -> str:
         return f"<Keyring {', '.join(repr(key) for key in self.keys)}>"

@@ -178,7 +178,13 @@ class Sekisho:
         operations.add_routes(
             router, key_set=lambda: self._keys.key_set, database=self.database, registry=self.registry
         )
-        operations.add_gauges(self.registry, revoked=self._revoked, watch=self._watch, passwords=self._passwords)
+        operations.add_gauges(
+            self.registry,
+            revoked=self._revoked,
+            watch=self._watch,
+            passwords=self._passwords,
+            verifier=self.verifier,
+        )
         return router
 
 

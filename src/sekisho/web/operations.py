@@ -1,12 +1,14 @@
 """The routes for machines: keys for verifiers, health for the platform, metrics for Prometheus."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
 from sekisho.services.hashing import HashingPool
@@ -14,6 +16,7 @@ from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.storage.engine import Database
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.revoked import RevokedSessions
+from sekisho.verify import Verifier
 from sekisho.web.problems import documented
 
 
@@ -68,7 +71,12 @@ _PROMETHEUS_TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type"
 
 
 def add_gauges(
-    registry: CollectorRegistry, *, revoked: RevokedSessions, watch: RevocationWatch, passwords: HashingPool
+    registry: CollectorRegistry,
+    *,
+    revoked: RevokedSessions,
+    watch: RevocationWatch,
+    passwords: HashingPool,
+    verifier: Verifier,
 ) -> None:
     """Values that are read when somebody asks. Not with several workers: their files hold only what was counted."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -79,3 +87,19 @@ def add_gauges(
         ("sekisho_hashing_waiting", "Passwords that wait for a hashing thread.", lambda: passwords.waiting),
     ):
         Gauge(name, text, registry=registry).set_function(read)
+    registry.register(_RefusedTokens(verifier))
+
+
+class _RefusedTokens(Collector):
+    """What the verifier counted; it knows nothing of Prometheus."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    def collect(self) -> Iterator[Metric]:
+        refused = CounterMetricFamily(
+            "sekisho_access_tokens_refused", "Access tokens that were refused, by error code.", labels=["code"]
+        )
+        for code, count in dict(self._verifier.refused).items():
+            refused.add_metric([code], count)
+        yield refused
