@@ -1,209 +1,172 @@
-"""What does it cost to verify an access token, beside PyJWT, joserfc and the bare signature check?
+"""What does it cost to verify an access token, beside seven other libraries and the bare signature check?
 
 Everyone checks signature, exp, iss and aud; Sekisho checks more (DESIGN.md, "API call"). *First sight*: every token is
-new to the verifier. *Seen before*: it has verified the same text earlier. The times are CPU time of one thread,
-medians of interleaved rounds, so other people's programs on the machine count for little.
+new to the verifier, its key is not. *Seen before*: it has verified the same text earlier. A token is always a new
+string, as each request makes one of the bytes it reads. The times are CPU time of one thread, medians of interleaved
+rounds, so other people's programs on the machine count for little.
 """
 
-import base64
-import gc
 import hmac
+import logging
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-from uuid import uuid4
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import jwt
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from joserfc import jwk
-from joserfc import jwt as joserfc_jwt
-from joserfc.errors import SecurityWarning
 
-from _report import median, progress, start, table
-from sekisho.tokens import access
+from _fast_jwt import CACHED, NAME, FastJwt, start_fast_jwt
+from _peers import (
+    AUDIENCE,
+    ISSUER,
+    LIFETIME_S,
+    PURE_PYTHON,
+    SCHEMES,
+    KeyForms,
+    b64url_decode,
+    hmac_states,
+    new_token,
+    peers,
+    versions,
+)
+from _report import start, table
+from _rounds import Round, Target, Times, interleaved, microseconds, names, ratios, targets, us_each
 from sekisho.tokens.algorithms import ALGORITHMS, AlgorithmName
 from sekisho.tokens.keyring import Keyring
 from sekisho.tokens.keys import Key, generate_key
 from sekisho.verify import Verifier
 
-ISSUER = "https://auth.example.com"
-AUDIENCE = "https://shop.example.com"
-TOKENS = 200  # in a round
-ROUNDS = 25
-
-Contender = Callable[[], Callable[[str], object]]
-"""Makes, for each round, a function that knows no token yet."""
-
-
-def contenders(key: Key) -> dict[str, Contender]:
-    """By name; the bare primitive gets what it needs prepared."""
-    private = key.private_jwk()
-    public = _pyjwt_key(key.alg, private)
-    joserfc_key = jwk.import_key({name: value for name, value in private.items() if isinstance(value, str)})
-    registry = joserfc_jwt.JWTClaimsRegistry(
-        iss={"essential": True, "value": ISSUER}, aud={"essential": True, "value": AUDIENCE}, exp={"essential": True}
-    )
-
-    def sekisho() -> Callable[[str], object]:
-        return Verifier(issuer=ISSUER, audience=AUDIENCE, keys=Keyring([key]), allow_shared_secret=True).verify
-
-    def with_pyjwt(token: str) -> object:
-        return jwt.decode(token, public, algorithms=[key.alg], issuer=ISSUER, audience=AUDIENCE, options=_REQUIRED)
-
-    def with_joserfc(token: str) -> object:
-        decoded = joserfc_jwt.decode(token, joserfc_key, algorithms=[key.alg])
-        registry.validate(decoded.claims)
-        return decoded.claims
-
-    return {"Sekisho": sekisho, "PyJWT": lambda: with_pyjwt, "joserfc": lambda: with_joserfc}
+TOKENS = 250  # in a round
+BEFORE = 50  # in a round, without being measured
+ROUNDS = 45
+FIRST, SEEN = "Sekisho, first sight", "Sekisho, seen before"
+BARE, BARE_STATES = "the bare check", "the bare check, states copied"
+TARGETS = (
+    Target("HS256, first sight: PyJWT", "HS256", FIRST, ["PyJWT"], 10),
+    Target("HS256, first sight: the best other pure Python", "HS256", FIRST, PURE_PYTHON, 6),
+    Target("HS256, seen before: PyJWT", "HS256", SEEN, ["PyJWT"], 70),
+    Target("HS256, seen before: fast-jwt with its cache", "HS256", SEEN, [CACHED], 4),
+    Target("HS256, seen before: ryjwt", "HS256", SEEN, ["ryjwt"], 2.5),
+    Target("EdDSA, first sight: PyJWT", "EdDSA", FIRST, ["PyJWT"], 1.3),
+)
 
 
-_REQUIRED: Any = {"require": ["exp", "iss", "aud"]}
+def contenders(key: Key, now: int, fast_jwt: FastJwt | None) -> dict[str, Round]:
+    """By name. Who lets a bad token through is no contender."""
+    forms = KeyForms(key)
+    tokens, before = ([new_token(key, now) for _ in range(count)] for count in (TOKENS, BEFORE))
+
+    def new_verifier() -> Verifier:
+        return Verifier(issuer=ISSUER, audience=AUDIENCE, keys=Keyring([key]), allow_shared_secret=True)
+
+    def timed(verify: Callable[[str], object]) -> float:
+        return us_each(verify, _fresh(tokens), before=_fresh(before))
+
+    verifying = {SEEN: new_verifier().verify} | {name: peer.verify for name, peer in peers(forms).items()}
+    in_node = fast_jwt.verifiers(forms, tokens, before) if fast_jwt else {}
+    bad = _bad_tokens(key, now)
+    for name, verify in (verifying | in_node).items():
+        _sound(name, verify, tokens[0], bad)
+    rounds: dict[str, Round] = {FIRST: lambda: timed(new_verifier().verify)}
+    rounds |= {name: partial(timed, verify) for name, verify in verifying.items()}
+    if fast_jwt:
+        rounds |= {NAME: fast_jwt.round(forms, "verify"), CACHED: fast_jwt.round(forms, "verify cached")}
+    timed(verifying[SEEN])
+    return rounds | bare(forms, tokens)
 
 
-def _pyjwt_key(alg: AlgorithmName, private: Mapping[str, Any]) -> Any:
-    """Its own key object, prepared once, as its documentation advises."""
-    key = jwt.PyJWK.from_dict({name: value for name, value in private.items() if isinstance(value, str)}).key
-    return key if alg == "HS256" else key.public_key()
+def _fresh(tokens: Sequence[str]) -> list[str]:
+    """Equal strings that are new: none has its hash computed yet."""
+    return [token.encode("ascii").decode("ascii") for token in tokens]
 
 
-def primitive(key: Key, tokens: Sequence[str]) -> Callable[[], object]:
+def bare(key: KeyForms, tokens: Sequence[str]) -> dict[str, Round]:
     """The signature check alone, on message and signature cut out of the tokens beforehand."""
     cut = [token.rpartition(".") for token in tokens]
-    signed = [(message.encode(), _decoded(signature)) for message, _, signature in cut]
-    verify: Callable[[bytes, bytes], object]
+    signed = [(message.encode(), b64url_decode(signature)) for message, _, signature in cut]
     if key.alg == "HS256":
-        secret = _decoded(key.private_jwk()["k"])
-
-        def verify(message: bytes, signature: bytes) -> object:
-            return hmac.compare_digest(hmac.digest(secret, message, "sha256"), signature)
+        checks = {BARE: _hmac_at_once(key.public), BARE_STATES: _hmac_of_states(key.public)}
     else:
-        public = _pyjwt_key(key.alg, key.private_jwk())
-        # Loaded anew: not the object that PyJWT holds.
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        public = serialization.load_der_public_key(public.public_bytes(serialization.Encoding.DER, form))
-        if key.alg == "EdDSA":
-
-            def verify(message: bytes, signature: bytes) -> object:
-                return public.verify(signature, message)
-        elif key.alg == "ES256":
+        if key.alg == "ES256":
             signed = [(message, _der(signature)) for message, signature in signed]
-            ecdsa = ec.ECDSA(hashes.SHA256())
-
-            def verify(message: bytes, signature: bytes) -> object:
-                return public.verify(signature, message, ecdsa)
-        else:
-            pkcs1, sha256 = padding.PKCS1v15(), hashes.SHA256()
-
-            def verify(message: bytes, signature: bytes) -> object:
-                return public.verify(signature, message, pkcs1, sha256)
-
-    def check_all() -> object:
-        for message, signature in signed:
-            verify(message, signature)
-        return None
-
-    return check_all
+        checks = {BARE: _asymmetric(key)}
+    return {name: partial(us_each, check, signed, before=signed[:BEFORE]) for name, check in checks.items()}
 
 
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def _hmac_at_once(secret: bytes) -> Callable[[tuple[bytes, bytes]], object]:
+    return lambda signed: hmac.compare_digest(hmac.digest(secret, signed[0], "sha256"), signed[1])
+
+
+def _hmac_of_states(secret: bytes) -> Callable[[tuple[bytes, bytes]], object]:
+    inner_begun, outer_begun = hmac_states(secret)
+
+    def check(signed: tuple[bytes, bytes]) -> object:
+        inner, outer = inner_begun.copy(), outer_begun.copy()
+        inner.update(signed[0])
+        outer.update(inner.digest())
+        return hmac.compare_digest(outer.digest(), signed[1])
+
+    return check
+
+
+def _asymmetric(key: KeyForms) -> Callable[[tuple[bytes, bytes]], object]:
+    verify, scheme = serialization.load_pem_public_key(key.public).verify, SCHEMES[key.alg]
+    return lambda signed: verify(signed[1], signed[0], *scheme)
 
 
 def _der(signature: bytes) -> bytes:
     return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
 
 
-def _us_each(work: Callable[[], object]) -> float:
-    began_ns = time.thread_time_ns()
-    work()
-    return (time.thread_time_ns() - began_ns) / TOKENS / 1000
+def _bad_tokens(key: Key, now: int) -> dict[str, str]:
+    message, _, signature = new_token(key, now).rpartition(".")
+    return {
+        "a forged signature": f"{message}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}",
+        "another audience": new_token(key, now, audience="https://elsewhere.example.com"),
+        "another issuer": new_token(key, now, issuer="https://elsewhere.example.com"),
+        "an expired token": new_token(key, now - 2 * LIFETIME_S),
+    }
 
 
-def _over(verify: Callable[[str], object], tokens: Sequence[str]) -> Callable[[], object]:
-    def run() -> None:
-        for token in tokens:
-            verify(token)
-
-    return run
-
-
-def measure() -> tuple[dict[AlgorithmName, dict[str, list[float]]], dict[AlgorithmName, int]]:
-    """Microseconds per token, round by round, for each algorithm and contender; and the length of a token."""
-    now = int(time.time())
-    keys = {alg: generate_key(alg, purpose="sign", state="active", now=now) for alg in ALGORITHMS}
-    tokens = {alg: [_token(key, now) for _ in range(TOKENS)] for alg, key in keys.items()}
-    ready = {alg: (contenders(key), primitive(key, tokens[alg])) for alg, key in keys.items()}
-    for alg, (makers, _) in ready.items():
-        for make in makers.values():  # a contender that lets anything through is no peer
-            _refuses(make(), tokens[alg][0], jwt_of_other_audience=_token(keys[alg], now, audience="elsewhere"))
-    times: dict[AlgorithmName, dict[str, list[float]]] = {alg: {} for alg in ALGORITHMS}
-    gc.disable()
-    for number in range(ROUNDS):
-        progress(f"round {number + 1} of {ROUNDS}")
-        for alg, (makers, check_all) in ready.items():
-            for name, make in makers.items():
-                verify = make()
-                times[alg].setdefault(name, []).append(_us_each(_over(verify, tokens[alg])))
-                if name == "Sekisho":
-                    seen = _us_each(_over(verify, tokens[alg]))
-                    times[alg].setdefault("Sekisho, seen before", []).append(seen)
-            times[alg].setdefault("primitive", []).append(_us_each(check_all))
-        gc.collect()
-    return times, {alg: len(tokens[alg][0]) for alg in ALGORITHMS}
-
-
-def _token(key: Key, now: int, *, audience: str = AUDIENCE) -> str:
-    return access.issue(
-        key,
-        issuer=ISSUER,
-        audience=audience,
-        subject=str(uuid4()),
-        session_id=str(uuid4()),
-        issued_at=now,
-        expires_at=now + 900,
-    )
-
-
-def _refuses(verify: Callable[[str], object], token: str, *, jwt_of_other_audience: str) -> None:
-    verify(token)
-    message, _, signature = token.rpartition(".")
-    forged = f"{message}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
-    for bad in (forged, jwt_of_other_audience):
+def _sound(name: str, verify: Callable[[str], object], good: str, bad: dict[str, str]) -> None:
+    verify(good)
+    for what, token in bad.items():
         try:
-            verify(bad)
+            verify(token)
         except Exception:  # noqa: BLE001 - each library has its own
             continue
-        raise RuntimeError("a contender takes a bad token")
+        raise RuntimeError(f"{name} takes {what}")
+
+
+def _ratio_table(times: Times) -> None:
+    blank = ["–"] * len(ALGORITHMS)
+    rows = []
+    for name in names(times):
+        if name not in {FIRST, SEEN}:
+            # A cache knows nothing of a token at first sight.
+            first = blank if name == CACHED else ratios(times, FIRST, name)
+            rows.append([name, *first, *ratios(times, SEEN, name)])
+    table(["Sekisho, times as fast as", *ALGORITHMS, *(f"seen: {alg}" for alg in ALGORITHMS)], rows)
 
 
 def main() -> None:
-    warnings.simplefilter("ignore", SecurityWarning)  # joserfc: the name EdDSA is deprecated (RFC 9864)
+    logging.disable()  # the proof that bad tokens are refused is no news
     start("Verifying an access token")
-    times, lengths = measure()
-    us = {alg: {name: median(rounds) for name, rounds in times[alg].items()} for alg in ALGORITHMS}
-    rows = []
-    for alg in ALGORITHMS:
-        mine, seen = us[alg]["Sekisho"], us[alg]["Sekisho, seen before"]
-        peers = us[alg]["PyJWT"], us[alg]["joserfc"]
-        bare = us[alg]["primitive"]
-        rows.append(
-            [
-                alg,
-                *(f"{peer / mine:.2f} ×" for peer in peers),
-                f"{bare / mine:.0%}",
-                f"{peers[0] / seen:.1f} ×",
-                *(f"{value:.2f}" for value in (mine, seen, *peers, bare)),
-                str(lengths[alg]),
-            ]
-        )
-    ratios = ["× PyJWT", "× joserfc", "share of limit", "seen: × PyJWT"]
-    table(["", *ratios, "Sekisho µs", "seen µs", "PyJWT µs", "joserfc µs", "primitive µs", "chars"], rows)
-    print("× PyJWT: how many times as fast as PyJWT. Share of limit: bare signature check ÷ Sekisho. RSA: 3072 bits.")
-    print("Targets: HS256 ≥ 10 × PyJWT and ≥ 6 × joserfc, seen before ≥ 70 × PyJWT; EdDSA ≥ 1.3 × PyJWT.")
+    print(versions())
+    fast_jwt = start_fast_jwt()
+    now = int(time.time())
+    keys: dict[AlgorithmName, Key] = {
+        alg: generate_key(alg, purpose="sign", state="active", now=now) for alg in ALGORITHMS
+    }
+    times = interleaved({alg: contenders(key, now, fast_jwt) for alg, key in keys.items()}, ROUNDS)
+    if fast_jwt:
+        fast_jwt.close()
+    _ratio_table(times)
+    microseconds(times)
+    targets(TARGETS, times)
+    lengths = ", ".join(f"{alg} {len(new_token(key, now))}" for alg, key in keys.items())
+    print("Seen before: beside fast-jwt's cache; nobody else remembers a token, so theirs is what each costs.")
+    print(f"Characters of a token: {lengths}. RSA: 3072 bits.")
 
 
 if __name__ == "__main__":
