@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve setup test test-long bench lint format provision
+.PHONY: help serve setup test test-long fuzz bench lint format provision
 
 BIN := .venv/bin
 # The stamps live inside .venv, so that deleting it deletes what they claim.
@@ -28,6 +28,9 @@ test: $(DEV) provision ## Run the tests (T=tests/test_x.py for a part)
 
 test-long: $(LONG) provision ## Run the tests that take minutes (T= for a part)
 	@$(BIN)/pytest -n 2 -m long $(T)
+
+fuzz: $(LONG) ## Fuzz the readers of tokens and keys until Ctrl-C (T=-max_total_time=600 for ten minutes)
+	@$(BIN)/python tests/fuzz/fuzz_token.py $(T)
 
 bench: $(BENCH) provision ## Run the benchmarks (T=bench/x.py for one)
 	@for script in $(or $(T),$(wildcard bench/[a-z]*.py)); do \

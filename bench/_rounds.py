@@ -32,6 +32,11 @@ class Target(NamedTuple):
         return min(present) / us[self.ours] if present else None
 
 
+def fresh(tokens: Sequence[str]) -> list[str]:
+    """Equal strings that are new: none has its hash computed yet."""
+    return [token.encode("ascii").decode("ascii") for token in tokens]
+
+
 def us_each(act: Callable[[Any], object], items: Sequence[object], *, before: Sequence[object]) -> float:
     """Microseconds of this thread's CPU time per item.
 

@@ -30,7 +30,7 @@ from _peers import (
     versions,
 )
 from _report import start, table
-from _rounds import Round, Target, Times, interleaved, microseconds, names, ratios, targets, us_each
+from _rounds import Round, Target, Times, fresh, interleaved, microseconds, names, ratios, targets, us_each
 from sekisho.tokens.algorithms import ALGORITHMS, AlgorithmName
 from sekisho.tokens.keyring import Keyring
 from sekisho.tokens.keys import Key, generate_key
@@ -60,7 +60,7 @@ def contenders(key: Key, now: int, fast_jwt: FastJwt | None) -> dict[str, Round]
         return Verifier(issuer=ISSUER, audience=AUDIENCE, keys=Keyring([key]), allow_shared_secret=True)
 
     def timed(verify: Callable[[str], object]) -> float:
-        return us_each(verify, _fresh(tokens), before=_fresh(before))
+        return us_each(verify, fresh(tokens), before=fresh(before))
 
     verifying = {SEEN: new_verifier().verify} | {name: peer.verify for name, peer in peers(forms).items()}
     in_node = fast_jwt.verifiers(forms, tokens, before) if fast_jwt else {}
@@ -73,11 +73,6 @@ def contenders(key: Key, now: int, fast_jwt: FastJwt | None) -> dict[str, Round]
         rounds |= {NAME: fast_jwt.round(forms, "verify"), CACHED: fast_jwt.round(forms, "verify cached")}
     timed(verifying[SEEN])
     return rounds | bare(forms, tokens)
-
-
-def _fresh(tokens: Sequence[str]) -> list[str]:
-    """Equal strings that are new: none has its hash computed yet."""
-    return [token.encode("ascii").decode("ascii") for token in tokens]
 
 
 def bare(key: KeyForms, tokens: Sequence[str]) -> dict[str, Round]:

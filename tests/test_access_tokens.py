@@ -325,6 +325,19 @@ def test_the_signature_is_checked_before_the_claims_are_looked_at(key_sets):
     assert isinstance(refuse(verifier_of(key_sets["HS256"]), head + "." + "A" * 43), TokenSignatureInvalid)
 
 
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_another_number_of_parts_is_refused_before_any_key_is_asked(key_sets, tokens, alg):
+    ring = key_sets[alg].keyring
+    header, payload, signature = tokens[alg].split(".")
+    for parts in ((header, payload), (header, payload, payload, signature), (header, "", payload, signature)):
+        message = ".".join(parts[:-1])
+        by_our_key = b64url_encode(key_sets[alg].active("sign").material.sign(message.encode()))
+        for token in (".".join(parts), f"{message}.{by_our_key}", f"{message}.", f".{message}.{by_our_key}"):
+            if token.count(".") != 2 or not all(token.split(".")):
+                with pytest.raises(TokenMalformed, match="three parts"):
+                    jws.verify(token, ring)
+
+
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
@@ -487,6 +500,16 @@ def test_a_signed_token_still_ends_its_session_when_it_expired_or_was_taken_back
         with pytest.raises(TokenError):
             verifier.verify(tokens["EdDSA"])
         assert verifier.verify_signed(tokens["EdDSA"]).sid == SESSION
+
+
+def test_a_token_of_another_audience_or_issuer_ends_no_session_here(key_sets, tokens):
+    """A service that got a token for itself must not end sessions elsewhere with it."""
+    for named in ({"audience": "bank"}, {"audience": "sho"}, {"issuer": ISSUER + "/"}):
+        with pytest.raises(TokenClaimsInvalid):
+            verifier_of(key_sets["EdDSA"], **named).verify_signed(tokens["EdDSA"])
+    both = signed(key_sets["EdDSA"], claims_with(aud=["bank", AUDIENCE]))
+    for audience in ("bank", AUDIENCE):
+        assert verifier_of(key_sets["EdDSA"], audience=audience).verify_signed(both).sid == SESSION
 
 
 def test_a_token_that_nobody_signed_ends_no_session(key_sets, tokens):

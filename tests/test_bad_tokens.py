@@ -13,13 +13,22 @@ import json
 import os
 import socket
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sekisho.errors import KeyRefused, TokenClaimsInvalid, TokenError, TokenKeyUnknown, TokenRevoked
+from sekisho.errors import (
+    KeyRefused,
+    TokenClaimsInvalid,
+    TokenError,
+    TokenExpired,
+    TokenKeyUnknown,
+    TokenRevoked,
+    TokenSignatureInvalid,
+)
 from sekisho.tokens import Keyring, access, algorithms
 from sekisho.tokens.algorithms import ALGORITHMS, Hs256
 from sekisho.tokens.keys import Key
@@ -944,24 +953,80 @@ def test_row_31_a_key_that_is_gone_from_the_set(desk):
         verifier.verify(desk.token())
 
 
-# --- row 32: nothing is remembered of a token that was good --------------------------------------------------------
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_row_31_a_key_that_was_withdrawn(desk, alg):
+    """At once, tokens seen before included; for good; and that key alone (more in test_seen_tokens.py)."""
+    keys = [Key(KID[other], desk.material[other]) for other in ALGORITHMS]
+    verifier = desk.verifier(Keyring(keys))
+    seen, by_others = desk.token(alg=alg), [desk.token(alg=other) for other in ALGORITHMS if other != alg]
+    for token in (seen, seen, *by_others):
+        assert verifier.verify(token).sub == "user-1"
+
+    verifier.withdraw_key(KID[alg])
+    for change in (None, None, lambda: verifier.replace_keys(Keyring(keys)), lambda: verifier.withdraw_key("another")):
+        if change:
+            change()
+        for token in (seen, desk.token({"jti": "new"}, alg=alg), desk.token({"exp": 0}, alg=alg)):
+            with pytest.raises(TokenRevoked):
+                verifier.verify(token)
+            with pytest.raises(TokenRevoked):  # whoever holds the key ends nobody's session by it either
+                verifier.verify_signed(token)
+        for token in by_others:
+            assert verifier.verify(token).sub == "user-1"
+
+    with pytest.raises(TokenKeyUnknown):  # without a kid there is no way around
+        verifier.verify(desk.token(header={"kid": ...}, alg=alg))
+    with pytest.raises(TokenError):
+        verifier.verify(desk.token(header={"kid": KID["EdDSA" if alg == "ES256" else "ES256"]}, alg=alg))
+    assert desk.issuers_own.verify(seen)  # one verifier's word is not another's
 
 
-def test_row_32_a_good_answer_is_not_given_a_second_time_when_it_is_no_longer_true(desk):
+def test_row_31_a_key_may_be_withdrawn_before_it_is_known(desk):
+    key, other = (Key(KID[alg], desk.material[alg]) for alg in ("EdDSA", "ES256"))
+    verifier = desk.verifier(Keyring([other]))
+    verifier.withdraw_key(key.kid)
+    verifier.replace_keys(Keyring([key, other]))
+    with pytest.raises(TokenRevoked):
+        verifier.verify(desk.token())
+    assert verifier.verify(desk.token(alg="ES256"))
+
+
+def test_row_31_all_keys_may_be_withdrawn(desk):
+    verifier = desk.verifier(Keyring([Key(KID[alg], desk.material[alg]) for alg in ALGORITHMS]))
+    for alg in ALGORITHMS:
+        verifier.withdraw_key(KID[alg])
+    for alg in ALGORITHMS:
+        with pytest.raises(TokenRevoked):
+            verifier.verify(desk.token(alg=alg))
+    new = algorithms.generate("EdDSA")
+    verifier.replace_keys(Keyring([Key("new", new)]))
+    assert verifier.verify(desk.token(header={"kid": "new"}, sign=new.sign))
+
+
+# --- row 32: a token that was good is remembered, and what may have changed is asked anew ---------------------------
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_row_32_a_good_answer_is_not_given_a_second_time_when_it_is_no_longer_true(desk, alg):
+    """More in test_seen_tokens.py, with all orders of these."""
     now = SimpleNamespace(s=NOW)
     revoked = RevokedSessions()
-    keys = [Key(KID[alg], desk.material[alg]) for alg in ("EdDSA", "ES256")]
-    settings = {"issuer": ISSUER, "revoked": revoked, "clock": lambda: now.s}
-    verifier = Verifier(audience=AUDIENCE, keys=Keyring(keys), **settings)
-    token = desk.token()
+    keys = [Key(KID[alg], desk.material[alg]), Key("other", algorithms.generate("ES256"))]
+    named = {"issuer": ISSUER, "revoked": revoked, "allow_shared_secret": True, "clock": lambda: now.s}
+    verifier = Verifier(audience=AUDIENCE, keys=Keyring(keys), **named)
+    token = desk.token(alg=alg)
     for _ in range(3):
         assert verifier.verify(token)
     with pytest.raises(TokenClaimsInvalid):  # another route of the same process, with another audience
-        Verifier(audience="other", keys=Keyring(keys), **settings).verify(token)
+        Verifier(audience="other", keys=Keyring(keys), **named).verify(token)
+    for other in ("A", "B"):
+        if token[-9] != other:
+            with pytest.raises(TokenSignatureInvalid):
+                verifier.verify(token[:-9] + other + token[-8:])
     now.s = NOW + TTL_S + LEEWAY_S
-    with pytest.raises(TokenError):
+    with pytest.raises(TokenExpired):
         verifier.verify(token)
-    now.s = NOW
+    now.s -= 1
     assert verifier.verify(token)
     revoked.add([Revocation("session-1", NOW + 10_000)])
     with pytest.raises(TokenRevoked):
@@ -971,27 +1036,92 @@ def test_row_32_a_good_answer_is_not_given_a_second_time_when_it_is_no_longer_tr
         verifier.verify(token)
 
 
-# --- row 33: the key set itself (more in test_keys.py) -------------------------------------------------------------
+# --- row 33: the key set itself (more in test_keys.py and test_weak_keys.py) ---------------------------------------
+
+
+def weak_and_wrong_keys(desk):
+    """Entries of a key set, none of which may be used."""
+    public = {alg: desk.material[alg].public_members() for alg in ("EdDSA", "ES256", "RS256")}
+    x, y = public["ES256"]["x"], public["ES256"]["y"]
+    roca = json.loads((Path(__file__).parent / "vectors" / "roca.json").read_text())["jwk"]
+    return {
+        "1024 bits": {"kty": "RSA", "n": b64url_encode(b"\xff" * 128), "e": "AQAB"},
+        "2047 bits": {"kty": "RSA", "n": b64url_encode(b"\x7f" + b"\xff" * 255), "e": "AQAB"},
+        "16384 bits": {"kty": "RSA", "n": b64url_encode(b"\xff" * 2048), "e": "AQAB"},
+        "e = 1": public["RS256"] | {"e": "AQ"},
+        "e = 3": public["RS256"] | {"e": "Aw"},
+        "e is even": public["RS256"] | {"e": "AQAA"},
+        "ROCA": roca,
+        "RSA, d of another": public["RS256"] | desk.material["RS256"].private_members() | {"d": "AQAB"},
+        "RSA, d without its primes": public["RS256"] | {"d": desk.material["RS256"].private_members()["d"]},
+        "P-384 said of a P-256 point": public["ES256"] | {"crv": "P-384"},
+        "P-521": {"kty": "EC", "crv": "P-521", "x": b64url_encode(b"\1" * 66), "y": b64url_encode(b"\1" * 66)},
+        "secp256k1": public["ES256"] | {"crv": "secp256k1"},
+        "point off the curve": public["ES256"] | {"y": x},
+        "point at the origin": public["ES256"] | {"x": b64url_encode(bytes(32)), "y": b64url_encode(bytes(32))},
+        "point of 33 bytes": public["ES256"] | {"y": b64url_encode(b"\0" + b64url_decode(y))},
+        "EC, d of another": public["ES256"] | algorithms.generate("ES256").private_members(),
+        "Ed25519, d of another": public["EdDSA"] | algorithms.generate("EdDSA").private_members(),
+        "Ed25519 of small order": public["EdDSA"] | {"x": b64url_encode(bytes(32))},
+        "Ed25519 of 31 bytes": public["EdDSA"] | {"x": b64url_encode(b64url_decode(public["EdDSA"]["x"])[1:])},
+        "Ed448": {"kty": "OKP", "crv": "Ed448", "x": b64url_encode(bytes(range(57)))},
+        "X25519": public["EdDSA"] | {"crv": "X25519"},
+        "secret of no bytes": {"kty": "oct", "k": ""},
+        "secret of 31 bytes": {"kty": "oct", "k": b64url_encode(bytes(range(31)))},
+        "secret of one letter": {"kty": "oct", "k": b64url_encode(b"a" * 32)},
+        "padding": public["EdDSA"] | {"x": public["EdDSA"]["x"] + "="},
+        "for encryption": public["EdDSA"] | {"use": "enc"},
+        "another alg": public["EdDSA"] | {"alg": "ES256"},
+        "not a key": {},
+    }
 
 
 def test_row_33_bad_keys_of_a_set_are_left_out_and_the_others_go_on(desk):
     good = {**desk.material["EdDSA"].public_members(), "kid": KID["EdDSA"]}
-    point = desk.material["ES256"].public_members()
-    bad = [
-        {"kty": "RSA", "n": b64url_encode(b"\xff" * 128), "e": "AQAB", "kid": "1024 bits"},
-        {**desk.material["RS256"].public_members(), "e": "AQ", "kid": "e is 1"},
-        {**point, "y": point["x"], "kid": "off the curve"},
-        {**point, "crv": "P-384", "kid": "wrong curve"},
-        {**good, "d": b64url_encode(bytes(32)), "kid": "d is another's"},
-        {"kty": "oct", "k": "", "kid": "empty"},
-        "not a key",
-    ]
-    ring = Keyring.from_jwks({"keys": [*bad, good]})
+    bad = [{"kid": name} | jwk for name, jwk in weak_and_wrong_keys(desk).items()]
+    bad += [None, "a text", 7, [], [good]]
+    for entry in bad:
+        with pytest.raises(KeyRefused):
+            Keyring.from_jwks({"keys": [entry]})
+        for entries in ([entry, good], [good, entry]):
+            ring = Keyring.from_jwks({"keys": entries})
+            assert ([key.kid for key in ring.keys], len(ring.refused)) == ([KID["EdDSA"]], 1)
+    ring = Keyring.from_jwks({"keys": [*bad[:10], good, *bad[10:]]})
     assert [key.kid for key in ring.keys] == [KID["EdDSA"]]
     assert len(ring.refused) == len(bad)
     assert desk.verifier(ring, allow_shared_secret=False).verify(desk.token())
+    for text in ring.refused:  # it tells which and why, and shows no member
+        assert text.startswith("key number ")
+        members = (entry.get(name) for entry in bad if isinstance(entry, dict) for name in ("x", "y", "n", "d", "k"))
+        assert not any(member in text for member in members if member)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_row_33_two_keys_with_one_kid(desk, first):
+    """Which of them would check is anyone's guess; so neither does, nor does another of such a set."""
+    good = {**desk.material["EdDSA"].public_members(), "kid": KID["EdDSA"]}
+    attacker = {**algorithms.generate("EdDSA").public_members(), "kid": KID["EdDSA"]}
+    other = {**desk.material["ES256"].public_members(), "kid": KID["ES256"]}
+    for entries in ([good, attacker], [good, good], [good, {**other, "kid": KID["EdDSA"]}], [good, other, attacker]):
+        with pytest.raises(KeyRefused, match=KID["EdDSA"]):
+            Keyring.from_jwks({"keys": entries if first else entries[::-1]})
+
+
+@pytest.mark.parametrize("alg", ["EdDSA", "ES256", "RS256"])
+def test_row_33_private_members_of_a_set_are_dropped(desk, alg):
+    """Somebody published them by mistake: the key checks, and signs nothing here."""
+    material = desk.material[alg]
+    jwk = {**material.public_members(), **material.private_members(), "kid": KID[alg], "key_ops": ["sign", "verify"]}
+    ring = Keyring.from_jwks(json.dumps({"keys": [jwk]}))
+    verifier = desk.verifier(ring, allow_shared_secret=False)
+    assert verifier.verify(desk.token(alg=alg)).sub == "user-1"
+    (key,) = ring.keys
+    assert not key.material.can_sign
     with pytest.raises(KeyRefused):
-        Keyring.from_jwks({"keys": [good, good]})
+        key.material.sign(b"message")
+    with pytest.raises(KeyRefused):
+        key.private_jwk()
+    assert key.public_jwk() == {**material.public_members(), "use": "sig", "alg": alg, "kid": KID[alg]}
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------

@@ -23,10 +23,14 @@ class SekishoError(Exception):
         if "code" in cls.__dict__ and "public_code" not in cls.__dict__ and not issubclass(cls, _OneAnswer):
             cls.public_code = cls.code
 
-    def __init__(self, detail: str = "") -> None:
-        """``detail`` is for the operator's log, never for the caller."""
-        super().__init__(detail or self.text_en)
-        self.detail = detail
+    # No __init__ of its own: a flood of refusals would spend a third of its time in it.
+    @property
+    def detail(self) -> str:
+        """The one argument, if there is one: for the operator's log, never for the caller."""
+        return self.args[0] if self.args else ""
+
+    def __str__(self) -> str:
+        return self.detail or self.text_en
 
 
 class _OneAnswer(SekishoError):
@@ -46,7 +50,7 @@ class TokenError(_OneAnswer):
 
 
 class TokenMalformed(TokenError):
-    """Not a compact JWS in canonical form, or its JSON breaks a rule (RFC 7515 §3, RFC 8725 §3.14)."""
+    """Not a compact JWS in canonical form, or its JSON breaks a rule (RFC 7515 §3, §4)."""
 
     code = "token_malformed"
 

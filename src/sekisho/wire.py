@@ -2,7 +2,7 @@
 
 Python's own readers are lenient where a security check must not be: ``base64`` skips foreign characters and ignores
 unused bits, ``json`` takes NaN, duplicate names and UTF-16. Two readers that disagree on one text are an attack
-(RFC 8725 §2.13), so there is one reading here, or none.
+(RFC 8259 §4 and §9), so there is one reading here, or none.
 """
 
 import json
@@ -17,7 +17,7 @@ Clock: TypeAlias = Callable[[], int]
 """Gives the time as whole seconds since 1970-01-01T00:00:00Z (NumericDate, RFC 7519 §2)."""
 
 MAX_NUMERIC_DATE: Final = 2**40
-MAX_SAFE_INTEGER: Final = 2**53  # beyond it JSON readers disagree (RFC 8259 §6)
+MAX_SAFE_INTEGER: Final = 2**53 - 1  # beyond it JSON readers disagree (RFC 8259 §6)
 MAX_DEPTH: Final = 8
 MAX_STRING: Final = 1024
 
@@ -70,7 +70,7 @@ def b64url_decode(text: str) -> bytes:
 def json_object(data: bytes, *, max_string: int = MAX_STRING) -> dict[str, Any]:
     """The one JSON object in ``data``, read strictly (RFC 8259, RFC 7493).
 
-    UTF-8 without BOM, no duplicate names at any depth, no NaN or Infinity, integers within ±2^53, strings of at most
+    UTF-8 without BOM, no duplicate names at any depth, no NaN or Infinity, integers below 2^53, strings of at most
     ``max_string`` characters and without lone surrogates, at most 8 levels deep. Raises ``WireError``, whose text
     never quotes the data.
     """
@@ -85,7 +85,7 @@ def json_object(data: bytes, *, max_string: int = MAX_STRING) -> dict[str, Any]:
     except WireError:
         raise
     except (ValueError, RecursionError):
-        raise WireError("not JSON in UTF-8") from None  # the cause would carry the data into a traceback
+        raise WireError("not JSON in UTF-8") from None  # a traceback would show the data
     if not isinstance(value, dict):
         raise WireError("not a JSON object")
     _check(value, max_string, depth=1)

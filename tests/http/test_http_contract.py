@@ -182,6 +182,7 @@ def test_health(client, path, status):
 
 def test_metrics(client):
     log_in(client)
+    me(client, "garbage")
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -192,7 +193,25 @@ def test_metrics(client):
         "sekisho_revocations_live",
         "sekisho_revocations_age_seconds",
         "sekisho_hashing_waiting",
+        "sekisho_access_tokens_refused_total",
     }
+
+
+def test_refused_access_tokens_are_counted_by_code(client):
+    def counted(code):
+        name = f'sekisho_access_tokens_refused_total{{code="{code}"}} '
+        return sum(
+            float(line.removeprefix(name)) for line in client.get("/metrics").text.splitlines() if line.startswith(name)
+        )
+
+    tokens = log_in(client)
+    malformed, forged = counted("token_malformed"), counted("token_signature_invalid")
+    assert me(client, tokens.access).status_code == 200
+    for token in ("garbage", "garbage", "a.b", tokens.access[:-8] + "AAAAAAAA"):
+        is_problem(me(client, token), 401, "invalid_token")
+    assert counted("token_malformed") == malformed + 3
+    assert counted("token_signature_invalid") == forged + 1
+    assert "garbage" not in client.get("/metrics").text
 
 
 # --- errors of the flows -------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ _Date: TypeAlias = Annotated[int, Meta(gt=0, lt=MAX_NUMERIC_DATE)]
 class AccessClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a verified access token says (RFC 9068 §2.2), as it says it. Times are NumericDate seconds.
 
-    Only ``read`` makes one from a token, so a function that takes ``AccessClaims`` cannot be handed unverified text.
+    From a token only ``read`` makes one, after its signature held: a function that takes ``AccessClaims`` cannot be
+    handed unverified text.
     """
 
     iss: _Text
@@ -69,7 +70,10 @@ def issue(
     expires_at: int,
     roles: tuple[str, ...] = (),
 ) -> str:
-    """A signed access token. ``issued_at`` and ``expires_at`` are NumericDate seconds."""
+    """A signed access token. ``issued_at`` and ``expires_at`` are NumericDate seconds.
+
+    Raises ``ValueError`` for one that would be too long.
+    """
     claims = AccessClaims(
         iss=issuer,
         sub=subject,
@@ -81,7 +85,10 @@ def issue(
         sid=session_id,
         roles=roles,
     )
-    return jws.sign(_ENCODER.encode(claims), key, typ=TYP)
+    token = jws.sign(_ENCODER.encode(claims), key, typ=TYP)
+    if len(token) > jws.MAX_TOKEN_CHARS:
+        raise ValueError("the access token would be longer than 8 KiB, which no verifier takes: too many roles")
+    return token
 
 
 def read(token: str, keyring: Keyring) -> AccessClaims:
@@ -107,8 +114,8 @@ def read(token: str, keyring: Keyring) -> AccessClaims:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise TokenMalformed("payload: not JSON in UTF-8") from None
 
-    # 7. No other reader would read other claims (RFC 8725 §2.13). What we would write in the same way, byte for byte
-    #    and without escapes, has no second reading; for all else the strict reader is asked.
+    # 7. No other reader would read other claims (RFC 7519 §4, RFC 8259 §4). What we would write in the same way, byte
+    #    for byte and without escapes, has no second reading; for all else the strict reader is asked.
     if _BACKSLASH in data or _ENCODER.encode(claims) != data:
         _refuse_two_readings(data, claims)
 
@@ -127,6 +134,7 @@ def _refuse_two_readings(data: bytes, claims: AccessClaims) -> None:
         del members["roles"]  # no roles are written as none, or as an empty list
     written = _ENCODER.encode(claims)
     if _ENCODER.encode({name: members[name] for name in claims.__struct_fields__ if name in members}) != written:
-        raise TokenClaimsInvalid("a claim is not written as it is read")  # 1.0 where 1 belongs, null for nothing
-    if b"\\u0000" in written:
+        raise TokenClaimsInvalid("a claim is not written as it is read")  # null for nothing, above all
+    texts = (value for value in msgspec.structs.astuple(claims) if isinstance(value, str | tuple))
+    if any("\0" in "".join(text) for text in texts):
         raise TokenClaimsInvalid("NUL in a claim")

@@ -22,6 +22,7 @@ from sekisho.tokens.jwk import P256_BYTES, coordinate, coordinate_text, integer,
 from sekisho.tokens.weak_keys import (
     HMAC_MIN_BYTES,
     RSA_EXPONENT,
+    refuse_public_key,
     refuse_weak_modulus,
     refuse_weak_point,
     refuse_weak_secret,
@@ -32,6 +33,7 @@ AlgorithmName: TypeAlias = Literal["HS256", "EdDSA", "ES256", "RS256"]
 ALGORITHMS: Final[tuple[AlgorithmName, ...]] = get_args(AlgorithmName)
 
 _RSA_NEW_BITS: Final = 3072
+_MAC_CHARS: Final = 43  # 32 bytes in base64url
 _SHA256: Final = hashes.SHA256()
 _ECDSA: Final = ec.ECDSA(_SHA256)
 _PKCS1: Final = padding.PKCS1v15()
@@ -86,6 +88,7 @@ class Hs256(_Secretive):
 
     def __init__(self, secret: bytes) -> None:
         refuse_weak_secret(secret)
+        refuse_public_key(secret)
         self._secret = secret
         self._keyed = HMAC(secret, _SHA256)
 
@@ -114,6 +117,8 @@ class Hs256(_Secretive):
         return mac.finalize()
 
     def verify(self, message: bytes, signature: str) -> None:
+        if len(signature) != _MAC_CHARS:
+            raise TokenSignatureInvalid
         mac = self._keyed.copy()
         mac.update(message)
         # Text with text, in constant time: nothing of the sender's is decoded, and one spelling counts.

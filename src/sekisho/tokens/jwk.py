@@ -38,3 +38,15 @@ def coordinate_text(number: int) -> str:
 def integer_text(number: int) -> str:
     """As ``integer`` reads it, without leading zeros (RFC 7518 §2, Base64urlUInt)."""
     return b64url_encode(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+
+def raw_public_keys(members: Mapping[str, str]) -> set[bytes]:
+    """The public key of these members in the encodings that carry no sign of being one (RFC 8032 §5.1.2, SEC 1 §2.3.3).
+
+    Empty for RSA and for a secret.
+    """
+    if "x" not in members:
+        return set()
+    x = octets(members, "x")
+    y = octets(members, "y") if "y" in members else b""
+    return {x, b"\x02" + x, b"\x03" + x, b"\x04" + x + y}

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from sekisho.errors import TokenHeaderRefused, TokenMalformed
+from sekisho.errors import TokenHeaderRefused, TokenKeyUnknown, TokenMalformed
 from sekisho.tokens.keyring import Header, Keyring
 from sekisho.tokens.keys import KID_MAX_CHARS, STRICT_KID, Key
 from sekisho.wire import WireError, b64url_decode, b64url_encode, json_object
@@ -17,7 +17,7 @@ MAX_TOKEN_CHARS: Final = 8192
 class _Members(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """The header members that are acted upon; one that we ignored would be one that we do not check.
 
-    crit, b64, zip, jku, x5u and jwk have each been an attack (RFC 7515 §4.1.11, RFC 8725 §2.4, §3.10).
+    crit, b64, zip, jku, x5u and jwk have each been an attack (RFC 7515 §4.1.11, RFC 8725 §2.9, §3.10).
     """
 
     alg: str
@@ -46,7 +46,8 @@ def verify(token: str | bytes, keyring: Keyring) -> bytes:
 
 def verify_signed(token: str | bytes, keyring: Keyring) -> tuple[bytes, Header]:
     """As ``verify``, with the header, which the signature covers."""
-    # 1. Size and shape: three parts, before anything is decoded (RFC 7515 §7.1, RFC 8725 §3.14).
+    # 1. Size and shape: three parts, before anything is decoded (RFC 7515 §7.1). That each part is the one base64url
+    #    spelling of its bytes is seen where it is read: in steps 2, 3 and 4.
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenMalformed("longer than 8 KiB")
     text = token if isinstance(token, str) else token.decode("latin-1")
@@ -60,49 +61,52 @@ def verify_signed(token: str | bytes, keyring: Keyring) -> tuple[bytes, Header]:
     # 2. The header names the key, and the key decides the algorithm (RFC 8725 §3.1). A header that once stood over a
     #    signature that held is known by its exact text.
     known = keyring.headers.get(header_part)
-    header = known or _read_header(header_part, keyring)
+    if known is not None:
+        key = known.key
+    else:
+        members = _read_members(header_part, keyring)
+        key = keyring.find(kid=members.kid if isinstance(members.kid, str) else None, alg=members.alg)
 
     # 3. The signature, over the text as it came (RFC 7515 §5.2).
-    header.key.material.verify(message.encode("ascii"), signature)
+    key.material.verify(message.encode(), signature)
 
-    # 4. From here on it is what our key's holder wrote; it must still have one reading only (RFC 8725 §2.13).
+    # 4. From here on it is what our key's holder wrote; it must still have one reading only (RFC 7515 §4).
     try:
         payload = b64url_decode(payload_part)
     except WireError as error:
         raise TokenMalformed(f"payload: {error}") from None
-    if known is None:
-        _refuse_two_readings(header_part)
-        keyring.learn(header_part, header)
-    return payload, header
+    return payload, known or _learn(header_part, members, key, keyring)
 
 
-def _read_header(part: str, keyring: Keyring) -> Header:
+def _read_members(part: str, keyring: Keyring) -> _Members:
     """What the header says, to find the key with. Cheap, so that garbage is; not yet strict about duplicate names."""
+    if len(part) > keyring.max_header_chars:
+        raise TokenKeyUnknown("the header is longer than any that names a key of this ring")
     try:
-        members = _MEMBERS.decode(b64url_decode(part))
+        return _MEMBERS.decode(b64url_decode(part))
     except WireError as error:
         raise TokenMalformed(f"header: {error}") from None
     except msgspec.ValidationError:
         raise TokenHeaderRefused("header members beyond alg, kid and typ, or not texts") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise TokenMalformed("header: not JSON") from None
-    kid = None if members.kid is UNSET else members.kid
-    typ = "" if members.typ is UNSET else members.typ
-    return Header(
-        key=keyring.find(kid=kid, alg=members.alg),
-        media_type=_media_type(typ),
-        strict_kid=kid is not None and STRICT_KID.fullmatch(kid) is not None,
+
+
+def _learn(part: str, members: _Members, key: Key, keyring: Keyring) -> Header:
+    """Of a header that the signature covers. The strict reader has the last word: duplicate names, above all."""
+    try:
+        json_object(b64url_decode(part))
+    except WireError as error:
+        raise TokenMalformed(f"header: {error}") from None
+    header = Header(
+        key=key,
+        media_type=_media_type(members.typ) if isinstance(members.typ, str) else "",
+        strict_kid=isinstance(members.kid, str) and STRICT_KID.fullmatch(members.kid) is not None,
     )
+    keyring.learn(part, header)
+    return header
 
 
 def _media_type(typ: str) -> str:
     """``typ`` without the prefix that may be left out, in small letters; these are ASCII's (RFC 7515 §4.1.9)."""
     return typ.lower().removeprefix("application/") if typ.isascii() else typ
-
-
-def _refuse_two_readings(header_part: str) -> None:
-    """The strict reader of ``wire`` has the last word: duplicate names, above all (RFC 7515 §4)."""
-    try:
-        json_object(b64url_decode(header_part))
-    except WireError as error:
-        raise TokenMalformed(f"header: {error}") from None

@@ -7,13 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from sekisho.errors import KeyRefused, TokenHeaderRefused, TokenKeyUnknown, TokenRevoked
-from sekisho.tokens.algorithms import AlgorithmName
-from sekisho.tokens.keys import PURPOSES, Key, Purpose, State, generate_key, stored_key, verification_key
+from sekisho.tokens.algorithms import AlgorithmName, Hs256
+from sekisho.tokens.jwk import raw_public_keys
+from sekisho.tokens.keys import PURPOSES, USED, Key, Purpose, State, generate_key, stored_key, verification_key
 from sekisho.wire import WireError, json_object
 
-_JWK_MAX_STRING: Final = 4096  # the modulus of an RSA key of 16384 bits still fits
+_JWK_MAX_STRING: Final = 65_536  # a certificate (x5c), which is not read, must not cost the set
 _HEADERS_MAX: Final = 64  # an issuer that writes its headers in endless ways must not fill the memory
-_USED: Final[tuple[State, ...]] = ("next", "active", "verify_only")
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,29 +28,35 @@ class Keyring:
     """The keys that one issuer signs with, ready to check signatures. Every key was parsed at load; none comes later.
 
     ``headers`` are the texts of headers that stood over a signature that held: an issuer writes a handful, and reading
-    them again would tell nothing new.
+    them again would tell nothing new. No header longer than ``max_header_chars`` can name one of these keys.
     """
 
-    __slots__ = ("_by_kid", "_unnamed", "_withdrawn", "headers", "refused")
+    __slots__ = ("_by_kid", "_unnamed", "_withdrawn", "headers", "max_header_chars", "refused")
 
     def __init__(
         self, keys: Iterable[Key], *, refused: Iterable[str] = (), withdrawn: frozenset[str] = frozenset()
     ) -> None:
         """``withdrawn`` are the kids of keys that leaked: a token that names one is refused as revoked.
 
-        Raises ``KeyRefused`` when two keys have the same kid: which one would check is anyone's guess.
+        Raises ``KeyRefused`` when two keys have the same kid, since which one would check is anyone's guess, and when
+        a secret is one of the public keys.
         """
         self._by_kid: dict[str, Key] = {}
         self._unnamed: list[Key] = []
         for key in keys:
             if key.kid in self._by_kid:
-                raise KeyRefused(f"two keys have the kid {key.kid}")
+                raise KeyRefused(f"two keys have the kid {key.kid!a}")
             if key.kid:
                 self._by_kid[key.kid] = key
             else:
                 self._unnamed.append(key)
+        public = {raw for key in self.keys for raw in raw_public_keys(key.material.public_members())}
+        if any(isinstance(key.material, Hs256) and key.material.secret in public for key in self.keys):
+            raise KeyRefused("an HMAC secret is a public key of the same set")
         self._withdrawn = withdrawn
         self.headers: dict[str, Header] = {}
+        # A character of a kid takes 12 at most (two \\uXXXX), alg, typ and some space the rest; base64 makes 4 of 3.
+        self.max_header_chars = (max((len(key.kid) for key in self.keys), default=0) * 12 + 256) * 4 // 3
         self.refused = tuple(refused)
 
     @classmethod
@@ -166,7 +172,7 @@ class KeySet:
 
     def used(self, purpose: Purpose) -> tuple[Key, ...]:
         """The keys that check: all but the retired."""
-        return tuple(key for key in self.keys if key.purpose == purpose and key.state in _USED)
+        return tuple(key for key in self.keys if key.purpose == purpose and key.state in USED)
 
     def find(self, kid: str) -> Key:
         """The key with this kid. Raises ``KeyRefused``."""
@@ -212,7 +218,7 @@ def _entries(jwks: Mapping[str, Any] | str | bytes) -> list[Any]:
             jwks = json_object(data, max_string=_JWK_MAX_STRING)
         except (WireError, UnicodeEncodeError):
             raise KeyRefused("the key set is not valid JSON") from None
-    entries = jwks.get("keys")
+    entries = jwks.get("keys") if isinstance(jwks, Mapping) else None
     if not isinstance(entries, list):
         raise KeyRefused("the key set has no list of keys")
     return entries

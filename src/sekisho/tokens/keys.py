@@ -21,6 +21,7 @@ State: TypeAlias = Literal["next", "active", "verify_only", "retired"]
 
 PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 STATES: Final[tuple[State, ...]] = get_args(State)
+USED: Final[tuple[State, ...]] = ("next", "active", "verify_only")
 
 KID_MAX_CHARS: Final = 256
 STRICT_KID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -106,11 +107,9 @@ def verification_key(jwk: Mapping[str, Any]) -> Key:
     kid = jwk.get("kid", "")
     if not isinstance(kid, str) or len(kid) > KID_MAX_CHARS:
         raise KeyRefused("kid is not a text of at most 256 characters")
-    if jwk.get("use", "sig") != "sig":
-        raise KeyRefused("use is not sig")
-    operations = jwk.get("key_ops", ["verify"])
-    if not isinstance(operations, list) or "verify" not in operations:
-        raise KeyRefused("key_ops does not allow verify")
+    if jwk.get("purpose", "sign") != "sign" or jwk.get("state", "active") not in USED:
+        raise KeyRefused("a key of Sekisho's own set that is retired or not for signing")
+    _refuse_other_uses(jwk)
     material = algorithms.from_jwk(jwk)
     if material.alg != "HS256" and material.can_sign:
         # Whoever checks has no use for private members; a set that holds them by mistake must not spread further.
@@ -118,6 +117,14 @@ def verification_key(jwk: Mapping[str, Any]) -> Key:
     if not kid and material.alg != "HS256":
         kid = thumbprint(material.public_members())
     return Key(kid, material)
+
+
+def _refuse_other_uses(jwk: Mapping[str, Any]) -> None:
+    if jwk.get("use", "sig") != "sig":
+        raise KeyRefused("use is not sig")
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        raise KeyRefused("key_ops does not allow verify")
 
 
 def stored_key(jwk: Mapping[str, Any]) -> Key:
@@ -131,6 +138,7 @@ def stored_key(jwk: Mapping[str, Any]) -> Key:
             raise KeyRefused("purpose is none of sign, refresh, csrf")  # noqa: TRY301 - the kid is added below
         if state not in STATES:
             raise KeyRefused("state is none of next, active, verify_only, retired")  # noqa: TRY301
+        _refuse_other_uses(jwk)
         material = algorithms.from_jwk(jwk)
         if purpose != "sign" and material.alg != "HS256":
             raise KeyRefused(f"a {purpose} key is an oct key")  # noqa: TRY301

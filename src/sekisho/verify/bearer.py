@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from sekisho.errors import AuthenticationRequired, TokenMalformed
+from sekisho.tokens.jws import MAX_TOKEN_CHARS
 
 CHALLENGE: Final = "Bearer"
 CHALLENGE_INVALID: Final = 'Bearer error="invalid_token"'
+_MAX_CHARS: Final = len("Bearer ") + MAX_TOKEN_CHARS
 
 
 def bearer_token(authorization: Sequence[str]) -> str:
@@ -19,6 +21,8 @@ def bearer_token(authorization: Sequence[str]) -> str:
         raise AuthenticationRequired
     if len(authorization) > 1:
         raise TokenMalformed("two Authorization headers")
+    if len(authorization[0]) > _MAX_CHARS:  # before anything reads all of it
+        raise TokenMalformed("longer than 8 KiB")
     scheme, _, token = authorization[0].partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise TokenMalformed("the Authorization header is not a Bearer token")

@@ -26,5 +26,5 @@ class Refusals:
             return  # each token comes to that; its client refreshes
         self._since_line += 1
         if abs(now - self._line_at) >= LINE_EVERY_S:  # also when the clock was put back
-            _log.warning("refused %d access tokens, the last: %s, %s", self._since_line, error.code, error)
+            _log.warning("access tokens refused: %d; the last: %s, %s", self._since_line, error.code, error)
             self._since_line, self._line_at = 0, now

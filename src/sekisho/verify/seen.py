@@ -5,6 +5,7 @@ from typing import Final
 from sekisho.tokens.access import AccessClaims
 
 DEFAULT_LIMIT: Final = 8192
+_MAX_CHARS: Final = 2048  # 8192 of the longest tokens that are accepted would be hundreds of megabytes
 
 
 class Seen(dict[str, AccessClaims]):
@@ -14,12 +15,21 @@ class Seen(dict[str, AccessClaims]):
     tokens never enter, so nobody without a key can fill it.
     """
 
-    __slots__ = ()
+    __slots__ = ("_limit",)
 
-    def forget_older_half(self) -> None:
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def remember(self, token: str, claims: AccessClaims) -> None:
         """Any thread may call it at any time; at worst a token is forgotten early."""
-        for token in list(self)[: len(self) // 2 + 1]:
-            self.pop(token, None)
+        if len(token) > _MAX_CHARS or not self._limit:
+            return
+        self[token] = claims
+        if len(self) > self._limit:
+            tokens = list(self.keys())  # in the order in which they came
+            for older in tokens[: len(tokens) - (self._limit + 1) // 2]:
+                self.pop(older, None)
 
     def __repr__(self) -> str:
         return f"<Seen {len(self)}>"  # tokens are credentials

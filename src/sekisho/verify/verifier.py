@@ -10,7 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sekisho.errors import KeyRefused, TokenClaimsInvalid, TokenError, TokenExpired, TokenNotYetValid, TokenRevoked
+from sekisho.errors import (
+    KeyRefused,
+    TokenClaimsInvalid,
+    TokenError,
+    TokenExpired,
+    TokenNotYetValid,
+    TokenRevoked,
+)
 from sekisho.tokens import access
 from sekisho.tokens.access import AccessClaims
 from sekisho.tokens.keyring import Keyring
@@ -41,8 +48,9 @@ class Verifier:
 
         ``leeway_s`` (0 to 60) is how far clocks may differ; tokens that claim to live longer than ``max_lifetime_s``
         are refused. ``allow_shared_secret`` permits HS256 keys: every service that can check with one can also sign
-        with it, so that is for the issuer itself. ``remember`` is how many verified tokens are kept so that the same
-        text needs no second signature check, at about 1 KB each; 0 keeps none. ``clock`` gives NumericDate seconds.
+        with it, so that is for the issuer itself. ``remember`` is how many verified tokens of at most 2 KiB are kept,
+        so that the same text needs no second signature check, at about 1.5 KB each; 0 keeps none. ``clock`` gives
+        NumericDate seconds.
         Raises ``KeyRefused`` or ``ValueError``.
         """
         # A float's NaN compares with nothing and an infinity with everything: both would switch expiry off.
@@ -83,7 +91,7 @@ class Verifier:
                 "or pass allow_shared_secret=True where issuer and verifier are one service"
             )
         with self._changing_keys:
-            self._keys_and_seen = keys.without(self._withdrawn), Seen()
+            self._keys_and_seen = keys.without(self._withdrawn), Seen(self._remember)
 
     def withdraw_key(self, kid: str) -> None:
         """Refuses everything that this key signed, at once and for the life of the process.
@@ -92,7 +100,7 @@ class Verifier:
         """
         with self._changing_keys:
             self._withdrawn |= {kid}
-            self._keys_and_seen = self._keys_and_seen[0].without(self._withdrawn), Seen()
+            self._keys_and_seen = self._keys_and_seen[0].without(self._withdrawn), Seen(self._remember)
 
     def verify(self, token: str) -> AccessClaims:
         """The claims of a token that is good now. Raises a ``TokenError``; its ``code`` says why, to the operator."""
@@ -113,7 +121,7 @@ class Verifier:
                 raise TokenClaimsInvalid("aud does not contain the expected audience")
 
             # 11. For now (RFC 7519 §4.1.4 to §4.1.6).
-            if now >= claims.exp + leeway_s:
+            if not now < claims.exp + leeway_s:  # so that a clock that gives NaN refuses
                 raise TokenExpired
             if claims.iat > now + leeway_s or (claims.nbf is not None and claims.nbf > now + leeway_s):
                 raise TokenNotYetValid
@@ -130,17 +138,22 @@ class Verifier:
             self._refusals.count(error, now=now)
             raise
         if known is None:
-            seen[token] = claims
-            if len(seen) > self._remember:
-                seen.forget_older_half()
+            seen.remember(token, claims)
         return claims
 
     def verify_signed(self, token: str) -> AccessClaims:
-        """The claims of a token that this issuer signed, though it may have expired or its session have ended.
+        """The claims of a token that our issuer signed for us, though it may have expired or its session have ended.
 
         For logout alone: whoever holds an old token may still end its session. Raises a ``TokenError``.
         """
-        return access.read(token, self._keys_and_seen[0])
+        try:
+            claims = access.read(token, self._keys_and_seen[0])
+            if claims.iss != self._issuer or not claims.is_for(self._audience):
+                raise TokenClaimsInvalid("iss or aud is not the expected one")
+        except TokenError as error:
+            self._refusals.count(error, now=self._clock())
+            raise
+        return claims
 
 
 def _is_whole(value: object) -> bool:
