@@ -221,6 +221,12 @@ def test_users_create_takes_roles_to_tokens_and_me(server, client):
     assert "argon2" not in shown
 
 
+@pytest.mark.parametrize("roles", [[""], ["a" * 65], ["a\x07b"], ["監" * 22], [f"r{number}" for number in range(33)]])
+def test_roles_that_no_token_could_carry_are_refused(server, roles):
+    words = [word for role in roles for word in ("--role", role)]
+    assert "roles of 1 to 64 bytes" in refused(server, "users", "create", an_address(), *words, stdin=f"{PASSWORD}\n")
+
+
 def test_users_create_refuses_as_sign_up_does(server, client):
     email = an_address()
     assert "too short" in refused(server, "users", "create", email, stdin="short\n")

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import uuid4
 
-from sekisho.errors import EmailTaken
+from sekisho.errors import EmailTaken, InputError
 from sekisho.services.email_address import EmailAddress, parse_email
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
 from sekisho.services.password_policy import PasswordRules
 from sekisho.services.throttle import Throttle
 from sekisho.storage.ports import Storage, Transaction, User
+
+_ROLES_MAX: Final = 32  # every access token carries them, and none may be longer than 8 KiB
+_ROLE_MAX_BYTES: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,9 @@ class SignUp:
 
     async def by_operator(self, *, email: str, password: str, roles: Sequence[str]) -> User:
         """As above, from the command line: not throttled, and with roles."""
+        fitting = (role for role in roles if role.isprintable() and 0 < len(role.encode()) <= _ROLE_MAX_BYTES)
+        if len(roles) > _ROLES_MAX or len(list(fitting)) < len(roles):
+            raise InputError("role", f"at most {_ROLES_MAX} roles of 1 to {_ROLE_MAX_BYTES} bytes, printable")
         return await self._create(self._check(email, password), password, roles=tuple(roles), address="command line")
 
     def _check(self, email: str, password: str) -> EmailAddress:

@@ -88,7 +88,7 @@ def _read_members(part: str, keyring: Keyring) -> _Members:
         raise TokenMalformed(f"header: {error}") from None
     except msgspec.ValidationError:
         raise TokenHeaderRefused("header members beyond alg, kid and typ, or not texts") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise TokenMalformed("header: not JSON") from None
 
 

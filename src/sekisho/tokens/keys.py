@@ -107,8 +107,8 @@ def verification_key(jwk: Mapping[str, Any]) -> Key:
     kid = jwk.get("kid", "")
     if not isinstance(kid, str) or len(kid) > KID_MAX_CHARS:
         raise KeyRefused("kid is not a text of at most 256 characters")
-    if jwk.get("purpose", "sign") != "sign" or jwk.get("state", "active") not in USED:
-        raise KeyRefused("a key of Sekisho's own set that is retired or not for signing")
+    if jwk.get("purpose") in ("refresh", "csrf") or jwk.get("state") == "retired":  # our own set, taken as it is
+        raise KeyRefused("a key that is retired or not for signing")
     _refuse_other_uses(jwk)
     material = algorithms.from_jwk(jwk)
     if material.alg != "HS256" and material.can_sign:

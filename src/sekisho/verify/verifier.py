@@ -94,7 +94,7 @@ class Verifier:
             self._keys_and_seen = keys.without(self._withdrawn), Seen(self._remember)
 
     def withdraw_key(self, kid: str) -> None:
-        """Refuses everything that this key signed, at once and for the life of the process.
+        """Refuses everything that names this key, at once and for the life of the process.
 
         A key that leaked must not come back with the next key set, which may be an old one.
         """
