@@ -22,14 +22,14 @@ MAX_DEPTH: Final = 8
 MAX_STRING: Final = 1024
 
 _BASE64URL: Final = b"-_"  # the two characters that differ from the standard alphabet (RFC 4648 §5)
-# By length modulo 4. The last characters that leave no unused bit set; no bytes have a length of 1 modulo 4.
-_LAST: Final = (
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
-    "",
-    "AQgw",
-    "AEIMQUYcgkosw048",
+# By length modulo 4: the last characters that leave no unused bit set, and the padding that was left out. No bytes have
+# a length of 1 modulo 4.
+_ENDINGS: Final = (
+    ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", ""),
+    ("", ""),
+    ("AQgw", "=="),
+    ("AEIMQUYcgkosw048", "="),
 )
-_PADDING: Final = ("", "", "==", "=")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -57,12 +57,12 @@ def b64url_decode(text: str) -> bytes:
 
     Raises ``WireError``.
     """
-    rest = len(text) & 3
+    last, padding = _ENDINGS[len(text) & 3]
     # The decoder would take the standard alphabet too, padding, and a second spelling of the last character.
-    if "+" in text or "/" in text or text[-1:] not in _LAST[rest]:
+    if "+" in text or "/" in text or text[-1:] not in last:
         raise WireError("not canonical base64url")
     try:
-        return b64decode(text + _PADDING[rest], _BASE64URL, True)  # noqa: FBT003 - by name it is slower by half
+        return b64decode(text + padding, _BASE64URL, True)  # noqa: FBT003 - by name it is slower by half
     except ValueError:
         raise WireError("not base64url") from None
 
