@@ -87,15 +87,13 @@ def test_an_ed25519_key_off_the_curve_or_not_canonical_does_not_load():
 
 
 def test_an_rsa_modulus_that_anyone_can_factor_does_not_load():
-    mersenne = 2**2203 - 1  # a prime
     good = PUBLIC["RSA"].public_numbers().n
     refuse_weak_modulus(good, 65537)
     for modulus, complaint in (
         (good * 2, "small factor"),
         (good * 751, "small factor"),
         (3**1300, "small factor"),
-        (mersenne, "square or a prime"),
-        ((2**1279 - 1) ** 2, "square or a prime"),
+        ((2**1279 - 1) ** 2, "square"),
     ):
         with pytest.raises(KeyRefused, match=complaint):
             refuse_weak_modulus(modulus, 65537)

@@ -166,13 +166,6 @@ def test_a_modulus_with_a_small_factor_is_refused(modulus, factor):
         weak_keys.refuse_weak_modulus(modulus * factor, 65537)
 
 
-@pytest.mark.parametrize("exponent", [2203, 2281, 3217, 4253])
-def test_a_prime_is_no_modulus(exponent):
-    """These are Mersenne's. Whoever sees one knows the order of its group."""
-    with pytest.raises(KeyRefused, match="prime"):
-        weak_keys.refuse_weak_modulus(2**exponent - 1, 65537)
-
-
 def test_a_square_is_no_modulus():
     for root in (2**1279 - 1, (2**607 - 1) * (2**521 - 1)):
         with pytest.raises(KeyRefused, match="square"):
