@@ -69,7 +69,7 @@ class Verifier:
         self._max_lifetime_s = max_lifetime_s
         self._remember = remember
         self._clock = clock
-        self._revoked = revoked if revoked is not None else RevokedSessions()
+        self._ended = revoked.lapses_at if revoked is not None else {}
         self._withdrawn: frozenset[str] = frozenset()
         self._changing_keys = threading.Lock()  # not on the way of a check
         self._refusals = Refusals()
@@ -132,7 +132,7 @@ class Verifier:
                 raise TokenClaimsInvalid("the lifetime is longer than allowed")
 
             # 13. Of a session that has not ended. By its id: a token's text can be spelled in two ways.
-            if claims.sid in self._revoked.lapses_at:
+            if claims.sid in self._ended:
                 raise TokenRevoked
         except TokenError as error:
             self._refusals.count(error, now=now)
