@@ -184,6 +184,13 @@ def test_a_token_that_no_verifier_would_take_is_not_issued(key):
         issued(key, roles=tuple(f"role-{number}" for number in range(1000)))
 
 
+def test_other_keys_tokens_are_remembered_after_one_key_was_withdrawn(key):
+    verifier = verifier_of(key)
+    verifier.withdraw_key("another")
+    verifier.verify(issued(key))
+    assert len(verifier._keys_and_seen[1]) == 1
+
+
 def test_a_clock_that_is_no_number_lets_nobody_in(key):
     with pytest.raises(TokenExpired):
         verifier_of(key, clock=lambda: math.nan).verify(issued(key))
