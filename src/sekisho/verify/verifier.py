@@ -8,7 +8,7 @@ skips 1 to 8, which would end as they did, and nothing else.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 from sekisho.errors import (
     KeyRefused,
@@ -154,6 +154,9 @@ class Verifier:
             self._refusals.count(error, now=self._clock())
             raise
         return claims
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")
 
 
 def _is_whole(value: object) -> bool:
