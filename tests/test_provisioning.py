@@ -271,7 +271,7 @@ def test_postgres_does_not_run_as_root(postgres: Postgres) -> None:
 
 
 def test_the_pinned_requirements_name_no_index() -> None:
-    for name in ["server.txt", "dev.txt"]:
+    for name in ["server.txt", "dev.txt", "bench.txt", "long.txt"]:
         lines = (ROOT / "requirements" / name).read_text().splitlines()
         assert lines
         assert not [line for line in lines if "://" in line or line.startswith("-")]
@@ -280,4 +280,4 @@ def test_the_pinned_requirements_name_no_index() -> None:
 def test_make_alone_explains_every_target() -> None:
     done = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=True)
     named = [line.split()[1] for line in done.stdout.splitlines()]
-    assert named == ["help", "serve", "setup", "test", "test-long", "bench", "lint", "format"]
+    assert named == ["help", "serve", "setup", "test", "test-long", "fuzz", "bench", "lint", "format"]

@@ -34,6 +34,8 @@ def encodings(public):
     yield from (pem, pem.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + pem, b"\n " + pem, der, body)
     yield b"\n".join(pem.splitlines()[1:-1])
     yield public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    if isinstance(public, rsa.RSAPublicKey):
+        yield from (public.public_bytes(encoding, PublicFormat.PKCS1) for encoding in (Encoding.PEM, Encoding.DER))
 
 
 def oct_jwk(secret, **members):

@@ -4,14 +4,19 @@ import binascii
 import math
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from sekisho.errors import KeyRefused
 
 HMAC_MIN_BYTES: Final = 32  # RFC 7518 §3.2: at least the size of the hash output
 _HMAC_MIN_DISTINCT_BYTES: Final = 12  # 32 random bytes have fewer with probability < 10^-13; "aaaa…" has one
+
+# The object identifiers of Ed25519, EC and RSA keys in DER; a certificate holds its own too (RFC 5280 §4.1.2.7).
+_KEY_TYPES: Final = (
+    b"\x06\x03\x2b\x65\x70",
+    b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01",
+    b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01",
+)
 
 _RSA_MIN_BITS: Final = 2048  # RFC 7518 §3.3
 _RSA_MAX_BITS: Final = 8192  # a check takes time that grows with the square of the size
@@ -68,14 +73,14 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def _is_public_key(data: bytes) -> bool:
-    try:
-        if data[:1] == b"\x04":
+    if data[:1] == b"\x04":
+        try:
             EllipticCurvePublicKey.from_encoded_point(SECP256R1(), data)
-        else:
-            load_der_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    return True
+        except ValueError:
+            return False
+        return True
+    is_pkcs1 = data[:2] == b"\x30\x82" and data[4:6] == b"\x02\x82"  # RFC 8017 §A.1.1: a sequence that begins with n
+    return is_pkcs1 or (data[:1] == b"\x30" and any(name in data for name in _KEY_TYPES))
 
 
 def refuse_weak_point(x: bytes) -> None:
