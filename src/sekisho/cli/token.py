@@ -1,6 +1,7 @@
 """``sekisho token``."""
 
 import json
+import logging
 import sys
 from typing import Any
 
@@ -61,6 +62,7 @@ def _with_date(seconds: int) -> str:
 
 def _verdict(text: str, *, issuer: object) -> str:
     settings = Settings()
+    logging.getLogger("sekisho.verify").setLevel(logging.ERROR)  # the verdict says it
     try:
         verifier = Verifier(
             issuer=settings.issuer,

@@ -49,7 +49,7 @@ class Verifier:
         ``leeway_s`` (0 to 60) is how far clocks may differ; tokens that claim to live longer than ``max_lifetime_s``
         are refused. ``allow_shared_secret`` permits HS256 keys: every service that can check with one can also sign
         with it, so that is for the issuer itself. ``remember`` is how many verified tokens of at most 2 KiB are kept,
-        so that the same text needs no second signature check, at about 1.5 KB each; 0 keeps none. ``clock`` gives
+        so that the same text needs no second signature check, at about 1.2 KB each; 0 keeps none. ``clock`` gives
         NumericDate seconds.
         Raises ``KeyRefused`` or ``ValueError``.
         """
