@@ -39,7 +39,7 @@ except ImportError:  # it needs Python 3.12
 warnings.simplefilter("ignore", SecurityWarning)  # joserfc: the name EdDSA is deprecated (RFC 9864)
 
 ISSUER = "https://auth.example.com"
-AUDIENCE = "https://shop.example.com"
+AUDIENCE = "shop"
 TYP = "at+jwt"
 LIFETIME_S = 900
 PURE_PYTHON = ("joserfc", "Authlib", "python-jose", "jwcrypto")  # beside PyJWT

@@ -15,15 +15,16 @@ class Seen(dict[str, AccessClaims]):
     tokens never enter, so nobody without a key can fill it.
     """
 
-    __slots__ = ("_limit",)
+    __slots__ = ("_limit", "_max_chars")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
+        self._max_chars = _MAX_CHARS if limit else -1
 
     def remember(self, token: str, claims: AccessClaims) -> None:
         """Any thread may call it at any time; at worst a token is forgotten early."""
-        if len(token) > _MAX_CHARS or not self._limit:
+        if len(token) > self._max_chars:
             return
         self[token] = claims
         if len(self) > self._limit:
