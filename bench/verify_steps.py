@@ -73,13 +73,13 @@ MAC = (
     ("   update", "mac.update(message)"),
     ("", "spare = mac.copy()"),
     ("   finalize", "digest = mac.finalize()", "digest = spare.finalize()"),
-    ("   encode", 'ours = b64encode_as_string(digest, b"-_")'),
+    ("   encode", "ours = b64encode_as_string(digest, BASE64URL)"),
     ("   compare", 'hmac.compare_digest(ours, signature + "=")'),
 )
 _MAC_IN_SOURCE = (
     "mac = self._keyed.copy()",
     "mac.update(message)",
-    'hmac.compare_digest(b64encode_as_string(mac.finalize(), b"-_"), signature + "=")',
+    'hmac.compare_digest(b64encode_as_string(mac.finalize(), BASE64URL), signature + "=")',
 )
 
 

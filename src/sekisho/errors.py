@@ -23,7 +23,7 @@ class SekishoError(Exception):
         if "code" in cls.__dict__ and "public_code" not in cls.__dict__ and not issubclass(cls, _OneAnswer):
             cls.public_code = cls.code
 
-    # No __init__ of its own: a flood of refusals would spend a third of its time in it.
+    # No __init__ of its own: one in Python is a good part of what an early refusal costs, and they come in floods.
     @property
     def detail(self) -> str:
         """The one argument, if there is one: for the operator's log, never for the caller."""

@@ -21,7 +21,7 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1  # beyond it JSON readers disagree (RFC 8259
 MAX_DEPTH: Final = 8
 MAX_STRING: Final = 1024
 
-_BASE64URL: Final = b"-_"  # the two characters that differ from the standard alphabet (RFC 4648 §5)
+BASE64URL: Final = b"-_"  # the two characters that differ from the standard alphabet (RFC 4648 §5)
 # By length modulo 4: the last characters that leave no unused bit set, and the padding that was left out. No bytes have
 # a length of 1 modulo 4.
 _ENDINGS: Final = (
@@ -49,7 +49,7 @@ def now_us() -> int:
 
 def b64url_encode(data: bytes) -> str:
     """base64url without padding (RFC 7515 §2)."""
-    return b64encode_as_string(data, _BASE64URL).rstrip("=")
+    return b64encode_as_string(data, BASE64URL).rstrip("=")
 
 
 def b64url_decode(text: str) -> bytes:
@@ -62,7 +62,7 @@ def b64url_decode(text: str) -> bytes:
     if "+" in text or "/" in text or text[-1:] not in last:
         raise WireError("not canonical base64url")
     try:
-        return b64decode(text + padding, _BASE64URL, True)  # noqa: FBT003 - by name it is slower by half
+        return b64decode(text + padding, BASE64URL, True)  # noqa: FBT003 - by name it is slower by half
     except ValueError:
         raise WireError("not base64url") from None
 

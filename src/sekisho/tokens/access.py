@@ -15,7 +15,7 @@ from sekisho.wire import MAX_NUMERIC_DATE, MAX_STRING, WireError, json_object
 
 TYP: Final = "at+jwt"
 CLIENT_ID: Final = "sekisho"
-_JTI_BYTES: Final = 12  # two of 10^12 tokens share theirs with a probability of 10^-5
+_JTI_BYTES: Final = 12  # two of 10^12 tokens share theirs with a probability below 10^-5
 _BACKSLASH: Final = ord("\\")
 
 _Text: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_STRING)]

@@ -27,7 +27,7 @@ from sekisho.tokens.weak_keys import (
     refuse_weak_point,
     refuse_weak_secret,
 )
-from sekisho.wire import WireError, b64url_decode, b64url_encode
+from sekisho.wire import BASE64URL, WireError, b64url_decode, b64url_encode
 
 AlgorithmName: TypeAlias = Literal["HS256", "EdDSA", "ES256", "RS256"]
 ALGORITHMS: Final[tuple[AlgorithmName, ...]] = get_args(AlgorithmName)
@@ -121,8 +121,9 @@ class Hs256(_Secretive):
             raise TokenSignatureInvalid
         mac = self._keyed.copy()
         mac.update(message)
-        # Text with text, in constant time: nothing of the sender's is decoded, and one spelling counts.
-        if not hmac.compare_digest(b64encode_as_string(mac.finalize(), b"-_"), signature + "="):
+        # Text with text, in constant time: nothing of the sender's is decoded, and one spelling counts. Our padding
+        # stays on; to take it off, as b64url_encode does, costs more than to put it to theirs.
+        if not hmac.compare_digest(b64encode_as_string(mac.finalize(), BASE64URL), signature + "="):
             raise TokenSignatureInvalid
 
     def public_members(self) -> dict[str, str]:
