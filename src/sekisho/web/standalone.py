@@ -1,5 +1,6 @@
 """The application that ``sekisho serve`` runs: the router, the API's page, and problems for every other path."""
 
+import gc
 import logging
 import sys
 from importlib.metadata import version
@@ -26,7 +27,9 @@ Errors are `application/problem+json` with a stable `code`; titles come in Engli
 def create_app() -> FastAPI:
     """What each worker process of ``sekisho serve`` calls. Settings come from the environment."""
     configure_logging()
-    return Sekisho(Settings()).app()
+    app = Sekisho(Settings()).app()
+    gc.freeze()  # what is there now stays: looking through it again and again would make some requests wait
+    return app
 
 
 def standalone_app(sekisho: Sekisho) -> FastAPI:
