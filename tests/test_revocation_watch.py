@@ -14,7 +14,7 @@ from sekisho.services.events import Events
 from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.settings import MAX_ACCESS_TTL_S, Settings
 from sekisho.sources import FileSource
-from sekisho.storage import engine
+from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import MICROSECONDS, Cause, Ended
@@ -34,7 +34,7 @@ only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indire
 @pytest.fixture
 async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """With time enough for a busy machine."""
-    monkeypatch.setattr(engine, "_POOL_WAIT_S", 20.0)
+    monkeypatch.setattr(connect, "POOL_WAIT_S", 20.0)
     database = Database(database_url, statement_timeout_ms=20_000)
     await upgrade(database)
     yield database

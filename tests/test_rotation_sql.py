@@ -2,19 +2,22 @@
 
 import asyncio
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, text
+from sqlalchemy.util import await_only
 
+from sekisho.errors import RefreshTokenInvalid
 from sekisho.rotation import Action, Decision, RotationState, decide
-from sekisho.storage import schema
+from sekisho.storage import connect, schema
 from sekisho.storage.engine import Database, SqlTransaction
-from sekisho.storage.ports import Cause, RotationWrite, Session
-from sekisho.storage.sessions import SqlSessions
-from step_by_step import reading, writing
+from sekisho.storage.migrate import upgrade
+from sekisho.storage.ports import Cause, Rotate, RotationWrite, Session
+from sekisho.storage.rotate import rotate_on_postgresql, rotate_on_sqlite
+from step_by_step import bare, reading, writing
 from test_storage import HOUR, NOW, SECOND, a_session, a_user, database, found, owner, stored_session
 
 __all__ = ["database", "owner"]  # fixtures
@@ -25,6 +28,14 @@ WINDOW_S = 30
 WINDOW = WINDOW_S * SECOND
 IDLE = 7 * 24 * HOUR
 REQUEST = {"window_us": WINDOW, "idle_us": IDLE, "address": "2001:db8::1", "user_agent": "another"}
+
+
+def presenting(session_id: UUID, generation: int = 0, branch: int = 0) -> Rotate:
+    return Rotate(session_id=session_id, presented_generation=generation, presented_branch=branch, **REQUEST)
+
+
+def holds(_: Session) -> None:
+    """The secret is as it should be."""
 
 
 def times(*boundaries: int) -> st.SearchStrategy[int]:
@@ -95,7 +106,8 @@ async def test_the_statement_rotates_exactly_when_the_rule_says_so(database: Dat
     def steps(connection: Connection) -> tuple[Session, Session | None, Session | None, int, int]:
         connection.execute(delete(schema.users))  # and with them their sessions
         fixed = NOW if database.is_sqlite else None
-        transaction, sessions = SqlTransaction(connection), SqlSessions(connection, now_us=fixed)
+        transaction = SqlTransaction(connection)
+        sessions, driver = transaction.sessions, connection.connection.driver_connection
 
         def clock() -> int:
             return transaction.now_us() if fixed is None else fixed
@@ -110,7 +122,11 @@ async def test_the_statement_rotates_exactly_when_the_rule_says_so(database: Dat
             transaction.users.disable(user.id, now_us=now)
 
         before = clock()
-        rotated = sessions.rotate(session.id, generation=generation, branch=branch, **REQUEST)
+        order = presenting(session.id, generation, branch)
+        if fixed is None:
+            rotated = await_only(rotate_on_postgresql(driver, order, holds))
+        else:
+            rotated = rotate_on_sqlite(driver, order, holds, at_us=fixed)
         after = clock()
         assert sessions.find(other.id) == other
         return session, rotated, sessions.find(session.id), before, after
@@ -213,16 +229,60 @@ async def test_of_200_refreshes_at_once_one_rotates(database, owner):
         now = await tx.now_us()
     session = await stored_session(database, owner, now=now, handed_out_at_us=now - WINDOW - 1)
 
-    async def refresh() -> Session | None:
-        async with writing(database) as tx:
-            return await tx.sessions.rotate(session.id, generation=0, branch=0, **REQUEST)
-
-    outcomes = await asyncio.gather(*(refresh() for _ in range(200)))
+    outcomes = await asyncio.gather(*(database.rotate(presenting(session.id), holds) for _ in range(200)))
     (rotated,) = [outcome for outcome in outcomes if outcome is not None]
     assert rotated == await found(database, session)
     assert (rotated.generation, rotated.branch, rotated.parent_branch) == (1, 0, 0)
 
 
 async def test_an_unknown_session_does_not_rotate(database):
-    async with writing(database) as tx:
-        assert await tx.sessions.rotate(uuid4(), generation=0, branch=0, **REQUEST) is None
+    assert await database.rotate(presenting(uuid4()), holds) is None
+
+
+async def test_what_the_check_raises_rolls_back_and_the_connection_goes_on(database, owner):
+    async with reading(database) as tx:
+        now = await tx.now_us()
+    session = await stored_session(database, owner, now=now, handed_out_at_us=now - WINDOW - 1)
+    seen = []
+
+    def refuses(rotated: Session) -> None:
+        seen.append(rotated)
+        raise RefreshTokenInvalid
+
+    for _ in range(2 * connect.POOL_SIZE):
+        with pytest.raises(RefreshTokenInvalid):
+            await database.rotate(presenting(session.id), refuses)
+    assert {rotated.generation for rotated in seen} == {1}, "it sees the row as it would be"
+    assert await found(database, session) == session
+    assert await database.rotate(presenting(session.id), holds) == await found(database, session)
+
+
+async def test_connections_that_died_meanwhile_are_replaced(private_postgres):
+    """Without a failed request: the driver has heard that they are closed."""
+    database = Database(private_postgres.create_database())
+    await upgrade(database)
+    async with asyncio.TaskGroup() as together:
+        for _ in range(connect.POOL_SIZE):
+            together.create_task(database.rotate(presenting(uuid4()), holds))
+    await asyncio.to_thread(private_postgres.stop, "fast")
+    await asyncio.to_thread(private_postgres.start)
+    for _ in range(2 * connect.POOL_SIZE):
+        assert await database.rotate(presenting(uuid4()), holds) is None
+    await database.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_request_that_is_cancelled_leaves_no_transaction_behind(database, owner):
+    async with reading(database) as tx:
+        now = await tx.now_us()
+    session = await stored_session(database, owner, now=now, handed_out_at_us=now - WINDOW - 1)
+    async with bare(database) as other:
+        await other.execute(text("SELECT 1 FROM sessions FOR UPDATE"))
+        waiting = [asyncio.create_task(database.rotate(presenting(session.id), holds)) for _ in range(5)]
+        await asyncio.wait(waiting, timeout=0.1)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert all(task.cancelled() for task in waiting)
+    assert await found(database, session) == session
+    assert (await database.rotate(presenting(session.id), holds)) is not None

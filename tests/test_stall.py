@@ -47,6 +47,27 @@ def test_the_backlog_after_a_stall_is_suspect_for_a_second() -> None:
     assert not watch.stalled
 
 
+def test_a_request_that_waited_too_long_is_too_old_while_the_node_ticks_on() -> None:
+    clock = Clock()
+    watch = watch_at(clock)
+    taken_up_at = watch.now()
+    for _ in range(76):
+        assert not watch.is_too_old(taken_up_at)
+        clock.now += 0.1
+        watch.tick()
+    assert watch.is_too_old(taken_up_at)
+    assert not watch.is_too_old(watch.now())
+
+
+def test_a_request_of_the_backlog_is_too_old_however_lately_it_was_taken_up() -> None:
+    clock = Clock()
+    watch = watch_at(clock)
+    clock.now += 60
+    watch.tick()
+    clock.now += 0.5
+    assert watch.is_too_old(watch.now())
+
+
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system's monotonic clock goes on by itself")
 def test_a_suspended_system_is_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it was suspended its monotonic clock stood still, but not the one that counts since boot."""

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from sekisho.errors import StartRefused, StorageUnavailable
-from sekisho.storage import engine, schema
+from sekisho.storage import connect, schema
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import Cause, Ended, RevocationRow, Session, Stale, TheftRecord, User
@@ -34,7 +34,7 @@ only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.fixture
 async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """With time enough for many at once on a busy machine."""
-    monkeypatch.setattr(engine, "_POOL_WAIT_S", 20.0)
+    monkeypatch.setattr(connect, "POOL_WAIT_S", 20.0)
     database = Database(database_url, statement_timeout_ms=20_000)
     await upgrade(database)
     yield database
@@ -218,7 +218,7 @@ async def test_a_task_cancelled_in_the_block_rolls_back_and_gives_the_connection
 async def test_a_task_cancelled_anywhere_gives_the_connection_back(database_url, monkeypatch):
     """While it connects, begins, waits for its turn, executes or commits."""
     # Without TLS: cancelled while it asks for TLS, asyncpg complains to the loop of a connection lost.
-    monkeypatch.setattr(engine, "_POOL_WAIT_S", 20.0)
+    monkeypatch.setattr(connect, "POOL_WAIT_S", 20.0)
     database = Database(database_url + ("?ssl=disable" if database_url.startswith("postgresql") else ""))
     await upgrade(database)
     await database.close()  # so that the first ones have to connect
@@ -305,7 +305,7 @@ async def test_of_40_sign_ups_at_once_one_gets_the_address(database):
 
 
 async def test_a_locked_user_changes_under_nobodys_hands(database, database_url, monkeypatch):
-    monkeypatch.setattr(engine, "_SQLITE_BUSY_S", 20.0)
+    monkeypatch.setattr(connect, "_SQLITE_BUSY_S", 20.0)
     nodes = [Database(database_url) for _ in range(2)]
     user = await stored_user(database, password_hash="0")
 
@@ -663,7 +663,7 @@ async def test_a_time_in_the_future_does_not_stop_a_chore(database):
 
 async def test_cancelled_transactions_are_wholly_done_or_wholly_not(database_url, monkeypatch):
     """Begun, waiting for their turn, or committing; and the connections come back."""
-    monkeypatch.setattr(engine, "_POOL_WAIT_S", 20.0)
+    monkeypatch.setattr(connect, "POOL_WAIT_S", 20.0)
     # Without TLS: cancelled while it asks for TLS, asyncpg complains to the loop of a connection lost.
     database = Database(database_url + ("?ssl=disable" if database_url.startswith("postgresql") else ""))
     await upgrade(database)

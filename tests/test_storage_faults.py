@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import text
 
 from sekisho.errors import StartRefused, StorageUnavailable
-from sekisho.storage import engine
+from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import User
+from sekisho.storage.ports import Rotate, User
 from servers.postgres import PostgresServer
 from step_by_step import bare, reading, writing
 from test_storage import (
@@ -117,14 +117,14 @@ async def test_postgresql_stopped_inside_a_transaction_commits_nothing(
 async def test_a_restart_that_nobody_noticed_costs_one_answer_at_most(on_private_postgres, private_postgres):
     database = on_private_postgres
     async with contextlib.AsyncExitStack() as pool:
-        for _ in range(engine.POOL_SIZE):
+        for _ in range(connect.POOL_SIZE):
             tx = await pool.enter_async_context(reading(database))
             await tx.now_us()
     private_postgres.stop("fast")
     private_postgres.start()
     with contextlib.suppress(StorageUnavailable):
         await database.ping()
-    for _ in range(engine.POOL_SIZE):
+    for _ in range(connect.POOL_SIZE):
         await database.ping()
 
 
@@ -149,10 +149,16 @@ async def test_a_statement_that_waits_too_long_is_given_up(database, database_ur
     impatient = Database(database_url, statement_timeout_ms=100)
 
     async def refresh() -> object:
-        async with writing(impatient) as tx:
-            return await tx.sessions.rotate(
-                session.id, generation=0, branch=0, window_us=SECOND, idle_us=HOUR, address="", user_agent=""
-            )
+        order = Rotate(
+            session_id=session.id,
+            presented_generation=0,
+            presented_branch=0,
+            window_us=SECOND,
+            idle_us=HOUR,
+            address="",
+            user_agent="",
+        )
+        return await impatient.rotate(order, lambda _: None)
 
     async with bare(database) as other:
         await other.execute(text("SELECT 1 FROM sessions FOR UPDATE"))
@@ -164,10 +170,10 @@ async def test_a_statement_that_waits_too_long_is_given_up(database, database_ur
 
 async def test_more_at_once_than_connections_wait_and_then_give_up(database, monkeypatch, database_url):
     """Those who wait are answered; nobody waits for ever."""
-    monkeypatch.setattr(engine, "_POOL_WAIT_S", 0.1)
+    monkeypatch.setattr(connect, "POOL_WAIT_S", 0.1)
     small = Database(database_url)
     async with contextlib.AsyncExitStack() as pool:
-        for _ in range(1 if small.is_sqlite else engine.POOL_SIZE):
+        for _ in range(1 if small.is_sqlite else connect.POOL_SIZE):
             await pool.enter_async_context(writing(small))
         assert "no free" in (await unavailable(add(small, a_user()))).detail
     await stored_user(small)

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from datetime import datetime
 
 import pytest
 from outsiders import (
@@ -88,12 +89,31 @@ def test_refreshes_are_told_by_decision(client, rows, told):
     ]
 
 
-def test_a_theft_is_a_warning(client, server, rows):
-    tokens = log_in(client)
-    rows.change(tokens.session_id, "generation = 9")
-    refresh(client, tokens.refresh)
+def test_a_theft_is_a_warning_that_tells_both_presentations_and_is_counted(connect, server, rows):
+    owner = connect(server, address="192.0.2.10", user_agent="owner's phone")
+    thief = connect(server, address="198.51.100.20", user_agent="thief's script")
+    tokens = log_in(owner)
+    rows.change(tokens.session_id, "generation = 9, branch = 2")
+    before = thefts_counted(owner)
+    refresh(thief, tokens.refresh)
     (line,) = events_of(server, event="theft_found", session_id=str(tokens.session_id))
     assert line["level"] == "warning"
+    assert line["user_id"] == str(tokens.user_id)
+    assert (line["address"], line["user_agent"]) == ("198.51.100.20", "thief's script")
+    assert (line["generation"], line["branch"]) == (0, 0)
+    assert (line["current_address"], line["current_user_agent"]) == ("192.0.2.10", "owner's phone")
+    assert (line["current_generation"], line["current_branch"]) == (9, 2)
+    made_at_us = int(rows.session(tokens.session_id, "made_at_us")[0])
+    assert datetime.fromisoformat(line["current_since"]).timestamp() == pytest.approx(made_at_us / 1e6, abs=1e-3)
+    assert thefts_counted(owner) == before + 1
+
+
+def thefts_counted(client):
+    """By the metric that an operator's alarm would watch."""
+    found = re.search(
+        r'^sekisho_events_total{event="theft_found",outcome="theft"} (\S+)$', client.get("/metrics").text, re.MULTILINE
+    )
+    return float(found[1]) if found else 0
 
 
 def test_garbage_is_told_without_being_repeated(client, server, client_address, told):

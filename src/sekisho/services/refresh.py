@@ -4,9 +4,11 @@ The ordinary case is one conditional UPDATE. What it does not settle is read, ju
 back on the condition that nothing has changed since.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from sekisho.errors import (
     RefreshRefused,
@@ -17,6 +19,7 @@ from sekisho.errors import (
     TryLater,
 )
 from sekisho.rotation import Action, Decision, RotationState, decide
+from sekisho.services.alarm import Alarm
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.mint import Grant, Mint
@@ -26,6 +29,7 @@ from sekisho.storage.ports import (
     MICROSECONDS,
     Cause,
     Ended,
+    Rotate,
     RotationWrite,
     Session,
     Storage,
@@ -58,6 +62,7 @@ class Refresh:
     events: Events
     window_s: int
     stall: StallWatch
+    alarm: Alarm
 
     async def __call__(self, *, token: str, caller: Caller) -> Grant:
         """A new pair. Raises ``RefreshRefused``, ``TryLater``, ``RefreshWait`` and ``StorageUnavailable``.
@@ -66,28 +71,36 @@ class Refresh:
         """
         try:
             presented = self.mint.read_refresh_token(token)  # garbage ends here, before the database
-            if self.stall.stalled:
-                raise TryLater(1, "this node stood still; the request may be an old one")
-            outcome = await self.storage.write(lambda tx: self._decide(tx, presented, caller))
+            taken_up_at = self.stall.now()
+            self._expect_young(taken_up_at)
+            check = partial(self._check, presented, taken_up_at)
+            outcome = await self._rotated(presented, caller, check)
+            if outcome is None:
+                outcome = await self.storage.write(lambda tx: self._decide(tx, presented, caller, check))
         except RefreshTokenInvalid as error:
             self.events.record(Event.REFRESH_REFUSED, error.code, address=caller.address, detail=error.detail)
             raise
         self.sessions.tell(outcome.ended)
         return await self._answer(outcome, caller)
 
-    def _decide(self, tx: Transaction, presented: Presented, caller: Caller) -> _Outcome:
-        rotated = tx.sessions.rotate(
-            presented.session_id,
-            generation=presented.position.generation,
-            branch=presented.position.branch,
+    async def _rotated(self, presented: Presented, caller: Caller, check: Callable[[Session], None]) -> _Outcome | None:
+        """The ordinary case."""
+        order = Rotate(
+            session_id=presented.session_id,
+            presented_generation=presented.position.generation,
+            presented_branch=presented.position.branch,
             window_us=self.window_s * MICROSECONDS,
             idle_us=self.sessions.limits.idle_s * MICROSECONDS,
             address=caller.address,
             user_agent=caller.user_agent,
         )
-        if rotated is not None:
-            self.mint.check_secret(presented, rotated)  # a mismatch rolls the update back
-            return _Outcome(Action.ROTATE, rotated, rotated.made_at_us)
+        rotated = await self.storage.rotate(order, check)
+        return None if rotated is None else _Outcome(Action.ROTATE, rotated, rotated.made_at_us)
+
+    def _decide(
+        self, tx: Transaction, presented: Presented, caller: Caller, check: Callable[[Session], None]
+    ) -> _Outcome:
+        """Every other case."""
         for attempt in range(_ATTEMPTS):
             # The first look takes no lock: mostly nothing is to be written. When many tabs write at once, the losers
             # of the first round would go on losing without one.
@@ -95,12 +108,22 @@ class Refresh:
             session = look_up(presented.session_id)
             if session is None:
                 raise RefreshSessionOver("its session is not known: purged long after its end, or lost in a failover")
-            self.mint.check_secret(presented, session)
+            check(session)
             now_us = tx.now_us()
             outcome = self._settle(tx, session, presented, caller, now_us)
             if outcome is not None:
                 return outcome
         raise TryLater(1, "the session's row kept changing")
+
+    def _check(self, presented: Presented, taken_up_at: float, session: Session) -> None:
+        """Before anything is decided, and so before the commit."""
+        self.mint.check_secret(presented, session)
+        self._expect_young(taken_up_at)
+
+    def _expect_young(self, taken_up_at: float) -> None:
+        """A request that was given up must move nothing, nor be taken for a thief's: its client refreshed elsewhere."""
+        if self.stall.is_too_old(taken_up_at):
+            raise TryLater(1, "the request may be an old one: this node or the database stood still")
 
     def _settle(
         self, tx: Transaction, session: Session, presented: Presented, caller: Caller, now_us: int
@@ -181,7 +204,8 @@ class Refresh:
         session = outcome.session
         facts = {"session_id": session.id, "user_id": session.user_id, "address": caller.address}
         if outcome.theft is not None:
-            self.events.record(Event.THEFT_FOUND, "theft", **facts, user_agent=caller.user_agent)
+            self.events.record(Event.THEFT_FOUND, "theft", **_both(outcome.theft))
+            self.alarm.ring(outcome.theft)
         if outcome.action is None or outcome.action is Action.THEFT:
             refusal: type[RefreshRefused] = RefreshTheft if outcome.theft is not None else RefreshSessionOver
             self.events.record(Event.REFRESH_REFUSED, refusal.code, **facts)
@@ -192,6 +216,12 @@ class Refresh:
         if outcome.action is Action.WAIT:
             raise RefreshWait(outcome.retry_after_s)
         return self.mint.grant(session, now_us=outcome.now_us)
+
+
+def _both(theft: TheftRecord) -> dict[str, Any]:
+    """Both presentations, for the log. Its line has the time of the one that gave it away."""
+    facts = vars(theft) | {"current_since": datetime.fromtimestamp(theft.current_since_us / MICROSECONDS, tz=UTC)}
+    return {name: value for name, value in facts.items() if not name.endswith("_us")}
 
 
 def _state(session: Session) -> RotationState:

@@ -1,7 +1,8 @@
-"""Notices that this process has stood still: suspended, starved of CPU, or blocked.
+"""Notices requests that are too old to be carried out, because their clients may have given up.
 
-After such a stall it finds requests in its sockets whose clients have long given up and refreshed elsewhere. Carrying
-them out would hand out positions that nobody receives, so a refresh is put off until the backlog is through.
+After this process has stood still (suspended, starved of CPU, or blocked) it finds requests in its sockets whose
+clients have long refreshed elsewhere; the same when the database kept it waiting. Carrying them out would hand out
+positions that nobody receives, and what they present may look like a thief's by now.
 """
 
 import asyncio
@@ -23,28 +24,32 @@ class StallWatch:
     """Ticks on the event loop; a tick that comes much too late was a stall."""
 
     def __init__(self, *, longest_s: float, monotonic: Callable[[], float] = since_boot) -> None:
-        """``longest_s``: a gap between two ticks beyond which requests are taken for old."""
+        """``longest_s``: how old a request may be, and how far apart two ticks, before it is one to put off."""
         self._longest_s = longest_s
-        self._monotonic = monotonic
+        self.now = monotonic
         self._ticked_at = monotonic()
         self._suspect_until = float("-inf")
+
+    def is_too_old(self, taken_up_at: float) -> bool:
+        """Whether a request that was taken up at ``taken_up_at``, by ``now``, may have been given up by its client."""
+        return self.stalled or self.now() - taken_up_at > self._longest_s
 
     @property
     def stalled(self) -> bool:
         """Whether a request that is taken up now may have been waiting through a stall."""
-        now = self._monotonic()
+        now = self.now()
         return now - self._ticked_at > self._longest_s or now < self._suspect_until
 
     def tick(self) -> None:
         """The loop is running."""
-        now = self._monotonic()
+        now = self.now()
         if now - self._ticked_at > self._longest_s:
             self._suspect_until = now + _BACKLOG_S
         self._ticked_at = now
 
     async def run(self) -> None:
         """Ticks until cancelled."""
-        self._ticked_at = self._monotonic()
+        self._ticked_at = self.now()
         while True:
             await asyncio.sleep(_TICK_S)
             self.tick()

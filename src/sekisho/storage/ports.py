@@ -75,6 +75,19 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rotate:
+    """The ordinary refresh: the position that is presented, the limits by which it counts, and who presents it."""
+
+    session_id: UUID
+    presented_generation: int
+    presented_branch: int
+    window_us: int
+    idle_us: int
+    address: str
+    user_agent: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RotationWrite:
     """What a refresh changes in a session's row."""
 
@@ -167,23 +180,6 @@ class Sessions(Protocol):
 
     def surplus_of(self, user_id: UUID, *, now_us: int, kept: int) -> Sequence[UUID]:
         """The live sessions beyond the ``kept`` that were used last."""
-        ...
-
-    def rotate(
-        self,
-        session_id: UUID,
-        *,
-        generation: int,
-        branch: int,
-        window_us: int,
-        idle_us: int,
-        address: str,
-        user_agent: str,
-    ) -> Session | None:
-        """The ordinary refresh in one statement: rotates if every condition of *rotate* holds, else None.
-
-        ``made_at_us`` of the returned row is the time of the statement.
-        """
         ...
 
     def write_rotation(self, read: Session, write: RotationWrite) -> bool:
@@ -291,6 +287,14 @@ class Storage(Protocol):
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` in a transaction, which is durable when this returns; an exception rolls it back."""
+        ...
+
+    async def rotate(self, order: Rotate, check: Callable[[Session], None]) -> Session | None:
+        """The ordinary refresh: one statement and its commit. None unless every condition of *rotate* holds.
+
+        ``made_at_us`` of the returned row is the time of the statement. ``check`` sees the row before the commit, and
+        what it raises rolls back.
+        """
         ...
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -1,4 +1,4 @@
-"""Sessions in SQL. The statements of rotation and of ending stand here; when to use them is decided elsewhere."""
+"""Sessions in SQL. When to use these statements is decided elsewhere; the ordinary refresh stands in rotate.py."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,11 +9,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
-    Row,
     Select,
-    Update,
     bindparam,
-    exists,
     insert,
     literal_column,
     select,
@@ -30,49 +27,10 @@ PG_NOW_US: Final[ColumnElement[int]] = literal_column(
     "(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger
 )
 
-_roles_of_user = select(users.c.roles).where(users.c.id == sessions.c.user_id).scalar_subquery().label("roles")
+roles_of_user: Final = select(users.c.roles).where(users.c.id == sessions.c.user_id).scalar_subquery().label("roles")
 _disabled_at_of_user = select(users.c.disabled_at_us).where(users.c.id == sessions.c.user_id).scalar_subquery()
-_columns = (*sessions.c, _roles_of_user, _disabled_at_of_user.label("disabled_at_us"))
+_columns = (*sessions.c, roles_of_user, _disabled_at_of_user.label("disabled_at_us"))
 _live = sessions.c.ended_at_us.is_(None)
-
-
-def _rotate_statement(*, now: ColumnElement[int]) -> Update:
-    """The whole condition of *rotate* (rotation.py) and of a live session, in one UPDATE.
-
-    A handed-out time that lies in the future fails the comparison, as it must: it counts as now.
-    """
-    user_enabled = exists().where(users.c.id == sessions.c.user_id, users.c.disabled_at_us.is_(None))
-    return (
-        update(sessions)
-        .where(
-            sessions.c.id == bindparam("session_id"),
-            sessions.c.generation == bindparam("presented_generation"),
-            sessions.c.branch == bindparam("presented_branch"),
-            _live,
-            sessions.c.handed_out_at_us < now - bindparam("window_us", type_=BigInteger),
-            sessions.c.idle_ends_at_us > now,
-            sessions.c.ends_at_us > now,
-            user_enabled,
-        )
-        .values(
-            generation=sessions.c.generation + 1,
-            branch=0,
-            parent_branch=sessions.c.branch,
-            made_at_us=now,
-            handed_out_at_us=now,
-            idle_ends_at_us=now + bindparam("idle_us", type_=BigInteger),
-            last_address=bindparam("address"),
-            last_user_agent=bindparam("user_agent"),
-        )
-        .returning(*_columns)
-    )
-
-
-# On PostgreSQL one reading of the clock serves the whole statement; on SQLite the time is the transaction's.
-_pg_clock = select(PG_NOW_US.label("now_us")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
-_ROTATE_PG: Final = _rotate_statement(now=_pg_clock.c.now_us)
-_ROTATE_SQLITE: Final = _rotate_statement(now=bindparam("now_us", type_=BigInteger))
-
 
 # Built once: making a statement costs more than SQLite takes to run it.
 _ADD: Final = insert(sessions)
@@ -95,11 +53,10 @@ _SURPLUS: Final = (
 
 
 class SqlSessions:
-    """``ports.Sessions`` on one connection. ``now_us``: the transaction's time where the node's clock counts."""
+    """``ports.Sessions`` on one connection."""
 
-    def __init__(self, connection: Connection, *, now_us: int | None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._now_us = now_us
 
     def add(self, session: Session) -> None:
         """A new row."""
@@ -117,39 +74,12 @@ class SqlSessions:
     def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions of a user, the one used last first."""
         rows = self._connection.execute(_LIVE, {"user_id": user_id, "now_us": now_us})
-        return [_session(row) for row in rows]
+        return [session_from(dict(row._mapping)) for row in rows]
 
     def surplus_of(self, user_id: UUID, *, now_us: int, kept: int) -> Sequence[UUID]:
         """The ids of live sessions beyond the ``kept`` that were used last."""
         values = {"user_id": user_id, "now_us": now_us, "kept": kept}
         return self._connection.execute(_SURPLUS, values).scalars().all()
-
-    def rotate(  # noqa: D102 - ports.Sessions says it
-        self,
-        session_id: UUID,
-        *,
-        generation: int,
-        branch: int,
-        window_us: int,
-        idle_us: int,
-        address: str,
-        user_agent: str,
-    ) -> Session | None:
-        values: dict[str, object] = {
-            "session_id": session_id,
-            "presented_generation": generation,
-            "presented_branch": branch,
-            "window_us": window_us,
-            "idle_us": idle_us,
-            "address": address,
-            "user_agent": user_agent,
-        }
-        if self._now_us is None:
-            result = self._connection.execute(_ROTATE_PG, values)
-        else:
-            result = self._connection.execute(_ROTATE_SQLITE, {**values, "now_us": self._now_us})
-        row = result.one_or_none()
-        return None if row is None else _session(row)
 
     def write_rotation(self, read: Session, write: RotationWrite) -> bool:
         """Compare and set; generation and branch alone are not enough, *same again* changes neither."""
@@ -204,7 +134,7 @@ class SqlSessions:
 
     def _one(self, statement: Select[Any], session_id: UUID) -> Session | None:
         row = self._connection.execute(statement, {"session_id": session_id}).one_or_none()
-        return None if row is None else _session(row)
+        return None if row is None else session_from(dict(row._mapping))
 
     def _held(self, conditions: Sequence[ColumnElement[bool]]) -> Sequence[UUID]:
         """Locks the rows in the order of their ids: two that end several sessions must not wait for each other."""
@@ -234,7 +164,7 @@ def _unchanged(read: Session) -> ColumnElement[bool]:
     )
 
 
-def _session(row: Row[Any]) -> Session:
-    values = dict(row._mapping)
-    roles, disabled_at_us = values.pop("roles"), values.pop("disabled_at_us")
-    return Session(roles=tuple(roles), user_disabled=disabled_at_us is not None, **values)
+def session_from(row: dict[str, Any]) -> Session:
+    """From the row's columns and its user's ``roles`` and ``disabled_at_us``."""
+    roles, disabled_at_us = row.pop("roles"), row.pop("disabled_at_us")
+    return Session(roles=tuple(roles), user_disabled=disabled_at_us is not None, **row)

@@ -13,6 +13,7 @@ from sekisho.errors import StartRefused
 from sekisho.integrations.fastapi import RequireUser
 from sekisho.passwords import BCRYPT_12, OWASP, PasswordHasher, Profile
 from sekisho.services.accounts import Accounts
+from sekisho.services.alarm import Alarm, OnTheft
 from sekisho.services.change_password import ChangePassword
 from sekisho.services.events import Event, Events, where
 from sekisho.services.hashing import HashingPool
@@ -49,7 +50,12 @@ class Sekisho:
     The constructor does no I/O. Keys are loaded, and the schema looked at, when the application starts.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_theft: OnTheft | None = None) -> None:
+        """``on_theft``: called, and awaited if that is to be done, after a session was ended for theft.
+
+        The node that found the theft calls it, once, and not again if the process dies first: the row in the table
+        ``thefts`` is what lasts.
+        """
         self.settings = settings
         self.registry = CollectorRegistry()
         self._started = False
@@ -81,6 +87,7 @@ class Sekisho:
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._throttle = Throttle(redis_url=redis_url)
         self._stall = StallWatch(longest_s=settings.replay_window_s / 4)
+        self._alarm = Alarm(on_theft, events=self._events)
         self.flows = self._flows()
         self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
         self.router = self._router()
@@ -116,6 +123,7 @@ class Sekisho:
             loops = (self._watch.run, self._stall.run, self._purge.run, self._keys.run)
             async with _background(loops, self._events):
                 yield
+            await self._alarm.finish()
             self._events.record(Event.STOPPED)
         finally:
             self._started = False
@@ -152,7 +160,9 @@ class Sekisho:
         return api.Flows(
             sign_up=SignUp(**guarded, rules=rules),
             login=Login(**guarded, **signing),
-            refresh=Refresh(**shared, **signing, window_s=settings.replay_window_s, stall=self._stall),
+            refresh=Refresh(
+                **shared, **signing, window_s=settings.replay_window_s, stall=self._stall, alarm=self._alarm
+            ),
             logout=Logout(storage=self.database, **signing),
             change_password=ChangePassword(**guarded, **signing, rules=rules),
             sessions=sessions,
