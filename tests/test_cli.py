@@ -298,15 +298,16 @@ def test_sessions_are_listed_shown_and_ended(server, client, client_address):
     assert person.session_id in done(server, "sessions", "list", person.email.upper())
 
     story = as_json(server, "sessions", "show", person.session_id)
-    assert (story["ended_at"], story["cause"]) == ("not yet", "none")
+    assert (story["ended_at"], story["cause"], story["thefts"]) == (None, None, [])
     assert story["user"] == claims_of(person.access_token)["sub"]
+    assert story["email"] == person.email
 
     assert person.session_id in done(server, "sessions", "end", person.session_id)
     is_refused_at_once(person)
     assert other.me().status_code == 200
     assert other.refresh().status_code == 200
     text = done(server, "sessions", "show", person.session_id)
-    assert re.search(r"^cause +admin$", text, re.MULTILINE)
+    assert re.search(r"^20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ  Ended by an operator\.$", text, re.MULTILINE)
     assert [row["id"] for row in as_json(server, "sessions", "list", person.email)] == [other.session_id]
 
 

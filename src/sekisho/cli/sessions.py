@@ -1,14 +1,16 @@
 """``sekisho sessions``."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from sekisho.cli.output import AsJson, show_fields, show_rows, time_text_us, with_server_parts
+from sekisho.cli.output import AsJson, printable, show_fields, show_rows, time_text_us, with_server_parts
+from sekisho.cli.story import fields_of, told
 from sekisho.cli.users import existing_user
-from sekisho.storage.ports import Session, TheftRecord
+from sekisho.services.sessions import Story
+from sekisho.storage.ports import Session
 from sekisho.web.app import Sekisho
 
 app = typer.Typer(help="The sign-ins.", no_args_is_help=True)
@@ -43,33 +45,15 @@ def list_sessions(
 def show(session_id: SessionId, as_json: AsJson = False) -> None:
     """Tell the story of a session: when it began, how it went on, why it ended."""
 
-    async def work(sekisho: Sekisho) -> tuple[Session, Sequence[TheftRecord]]:
+    async def work(sekisho: Sekisho) -> Story:
         return await sekisho.flows.sessions.story(session_id)
 
-    session, thefts = with_server_parts(work)
-    fields: dict[str, Any] = {
-        "session": str(session.id),
-        "user": str(session.user_id),
-        "began_at": time_text_us(session.created_at_us),
-        "last_refreshed_at": time_text_us(session.handed_out_at_us),
-        "position": f"generation {session.generation}, branch {session.branch}",
-        "last_address": session.last_address,
-        "last_user_agent": session.last_user_agent,
-        "ends_if_idle_at": time_text_us(session.idle_ends_at_us),
-        "ends_anyway_at": time_text_us(session.ends_at_us),
-        "ended_at": time_text_us(session.ended_at_us) or "not yet",
-        "cause": session.cause or "none",
-    }
-    for theft in thefts:
-        fields["theft_found_at"] = time_text_us(theft.at_us)
-        fields["theft_presented"] = (
-            f"generation {theft.generation}, branch {theft.branch}, from {theft.address} ({theft.user_agent})"
-        )
-        fields["theft_current_was"] = (
-            f"generation {theft.current_generation}, branch {theft.current_branch}, since "
-            f"{time_text_us(theft.current_since_us)}, from {theft.current_address} ({theft.current_user_agent})"
-        )
-    show_fields(fields, as_json=as_json)
+    story = with_server_parts(work)
+    if as_json:
+        show_fields(fields_of(story), as_json=True)
+    else:
+        for line in told(story):
+            typer.echo(printable(line))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sekisho.errors import SessionNotFound
@@ -25,6 +26,15 @@ class SessionLimits:
     max_age_s: int
     max_sessions: int
     entry_life_s: int
+
+
+class Story(NamedTuple):
+    """A session at the time ``now_us``, with its user's address and its recorded thefts."""
+
+    session: Session
+    email: str
+    thefts: Sequence[TheftRecord]
+    now_us: int
 
 
 def open_session(
@@ -79,14 +89,15 @@ class Sessions:
         """The live ones, the one used last first."""
         return await self.storage.read(lambda tx: tx.sessions.live_of(user_id, now_us=tx.now_us()))
 
-    async def story(self, session_id: UUID) -> tuple[Session, Sequence[TheftRecord]]:
-        """A session, live or not, with its recorded thefts. Raises ``SessionNotFound``."""
+    async def story(self, session_id: UUID) -> Story:
+        """What is known of a session, live or not. Raises ``SessionNotFound``."""
 
-        def work(tx: Transaction) -> tuple[Session, Sequence[TheftRecord]]:
+        def work(tx: Transaction) -> Story:
             session = tx.sessions.find(session_id)
             if session is None:
                 raise SessionNotFound
-            return session, tx.sessions.thefts_of(session_id)
+            user = tx.users.by_id(session.user_id)
+            return Story(session, "" if user is None else user.email, tx.sessions.thefts_of(session_id), tx.now_us())
 
         return await self.storage.read(work)
 
