@@ -254,6 +254,24 @@ def test_nobody_ends_a_session_of_others(client, other_client, rows):
     lives(other_client, theirs)
 
 
+def test_a_user_has_fifty_sessions(client, rows):
+    email = sign_up(client)
+    oldest = log_in(client, email)
+    columns = "user_id, created_at_us, idle_ends_at_us, ends_at_us, generation, branch, parent_branch, made_at_us"
+    columns += ", handed_out_at_us, salt, last_address, last_user_agent"
+    for _ in range(49):
+        rows.run(
+            f"INSERT INTO sessions (id, {columns}) SELECT '{uuid4().hex}', {columns} FROM sessions "
+            f"WHERE id = '{oldest.session_id.hex}'"
+        )
+    rows.age(oldest.session_id, made_s=60, handed_out_s=60)
+    lives(client, oldest)  # there may be fifty; the refresh makes it the one used last
+    rows.age(oldest.session_id, made_s=600, handed_out_s=600)
+    newest = log_in(client, email)
+    assert rows.cause(oldest.session_id) == "evicted"
+    assert len(client.get("/sessions", headers=bearer(newest.access)).json()["sessions"]) == 50
+
+
 def test_one_login_too_many_ends_the_session_idle_longest(serve, connect, postgres, database_url):
     env = {"SEKISHO_MAX_SESSIONS": "3", "SEKISHO_TRUSTED_PROXIES": "127.0.0.1/32"}
     server = serve(database_url=database_url, env=env)

@@ -168,6 +168,31 @@ def test_the_idle_limit_slides_and_the_absolute_one_does_not(client, rows):
     assert same == end
 
 
+def days_pass(rows, tokens, days, *, seconds=0):
+    """The whole row gets older."""
+    by = int((days * 86_400 + seconds) * 1e6)
+    times = ("created_at_us", "idle_ends_at_us", "ends_at_us", "made_at_us", "handed_out_at_us")
+    rows.change(tokens.session_id, ", ".join(f"{name} = {name} - {by}" for name in times))
+
+
+def test_a_session_that_is_refreshed_daily_lives_for_thirty_days_and_no_longer(client, rows):
+    tokens = log_in(client)
+    for _ in range(29):
+        days_pass(rows, tokens, 1)
+        tokens = Tokens.of(refresh(client, tokens.refresh))
+    days_pass(rows, tokens, 1)
+    is_problem(refresh(client, tokens.refresh), 401, "refresh_refused")
+    assert rows.cause(tokens.session_id) == "expired"
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(-60, 200), (1, 401)])
+def test_a_session_that_is_not_refreshed_lives_for_seven_days(client, rows, seconds, status):
+    tokens = log_in(client)
+    days_pass(rows, tokens, 7, seconds=seconds)
+    assert refresh(client, tokens.refresh).status_code == status
+    assert rows.cause(tokens.session_id) == ("" if status == 200 else "expired")
+
+
 def test_no_token_outlives_the_session(client, rows):
     tokens = log_in(client)
     rows.age(tokens.session_id, made_s=LONG, handed_out_s=LONG)
