@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, select, update
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from sekisho.errors import RefreshTheft, TryLater
 from sekisho.services.alarm import OnTheft
@@ -151,6 +152,40 @@ async def test_a_node_that_stood_still_in_the_middle_decides_nothing(embedded, c
 async def test_a_short_one_is_none(embedded):
     refresh = replace(embedded.sekisho.flows.refresh, stall=Standstill(for_s=7.4))
     assert (await refresh(token=embedded.token, caller=CALLER)).refresh_token == embedded.token_of(1)
+
+
+# --- a client that has left ----------------------------------------------------------------------------------------
+
+
+async def through_middleware(request, call_next):
+    """Starlette's base for middleware wraps what the application receives from, in tasks of its own."""
+    return await call_next(request)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("left", "around"), [(True, None), (False, None), (False, through_middleware)])
+async def test_nothing_moves_for_a_client_that_has_left(embedded, left, around):
+    app = embedded.sekisho.app()
+    if around is not None:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=around)
+    body = json.dumps({"refresh_token": embedded.token}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    if left:
+        messages.append({"type": "http.disconnect"})
+    answer = []
+
+    async def receive():
+        return messages.pop(0) if messages else await asyncio.Event().wait()
+
+    async def send(message) -> None:
+        answer.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/refresh", "headers": headers, "query_string": b""}
+    before = await embedded.row()
+    await app(scope, receive, send)
+    assert answer[0]["status"] == (503 if left else 200)
+    assert (await embedded.row() == before) == left
 
 
 # --- the application around it hears of a theft --------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The JSON routes. Each reads its request, calls one flow, and writes its answer."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -205,7 +206,7 @@ def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, curre
     @router.post("/refresh", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 503))
     async def refresh(request: Request, body: RefreshBody) -> TokenPair:
         """Exchange a refresh token for a new pair."""
-        if await request.is_disconnected():  # nobody would receive the new position
+        if await _has_left(request):  # nobody would receive the new position
             raise TryLater(1, "the client left")
         return _pair(await flows.refresh(token=body.refresh_token, caller=requests.caller(request)))
 
@@ -264,6 +265,16 @@ def _add_session_routes(router: APIRouter, flows: Flows, current_user: Callable[
         user_id, _ = account_and_session(user)
         await flows.sessions.end_one(user_id, parsed)
         return Response(status_code=204)
+
+
+async def _has_left(request: Request) -> bool:
+    """As ``request.is_disconnected()``, whose cancel scope takes a fifth of the time of the whole frame around it."""
+    message = asyncio.ensure_future(request.receive())
+    await asyncio.sleep(0)  # lets it look once
+    if message.done():
+        return message.result()["type"] == "http.disconnect"
+    message.cancel()
+    return False
 
 
 def _pair(grant: Grant) -> TokenPair:
