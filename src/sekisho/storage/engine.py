@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy import Column, Connection, delete, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -30,7 +31,16 @@ _RETRY_AFTER_S: Final = 1
 _ATTEMPTS: Final = 3
 _CHORE_MS: Final = 600_000  # for a look at a whole table; a server that stands still is given up after it
 _CONFLICTS: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-_DRIVER_ERRORS: Final = (DBAPIError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError)
+_DRIVER_ERRORS: Final = (
+    DBAPIError,
+    sqlite3.Error,
+    # Below SQLAlchemy: its adapter's errors at connecting, and asyncpg's own, of which the last is a rollback's on a
+    # connection that is gone.
+    AsyncAdapt_asyncpg_dbapi.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 _AGE: Final[dict[Stale, Column[Any]]] = {

@@ -272,7 +272,7 @@ async def _has_left(request: Request) -> bool:
     message = asyncio.ensure_future(request.receive())
     await asyncio.sleep(0)  # lets it look once
     if message.done():
-        return message.result()["type"] == "http.disconnect"
+        return bool(message.result()["type"] == "http.disconnect")
     message.cancel()
     return False
 
