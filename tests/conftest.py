@@ -26,6 +26,8 @@ from servers.sekisho_server import RunningServer
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytest_plugins = ["faults.closing_table"]
+
 # How workers learn the addresses. Not SEKISHO_…: the server refuses names of that kind that it does not know.
 _SHARED_SERVERS = "TEST_SHARED_SERVERS"
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,16 +107,30 @@ class Postgres:
 class PostgresServer(Postgres):
     """A PostgreSQL of one's own, with a port and data folder that outlive stop and start."""
 
-    def __init__(self, *, fsync: bool = False, programs: Programs | None = None) -> None:
-        """Without fsync it is faster, and a crash of the machine (not of the server) would lose data."""
+    def __init__(
+        self,
+        *,
+        fsync: bool = False,
+        programs: Programs | None = None,
+        settings: Mapping[str, str] | None = None,
+        standby_of: "PostgresServer | None" = None,
+    ) -> None:
+        """Without fsync it is faster, and a crash of the machine (not of the server) would lose data.
+
+        ``standby_of``: follows this running server, asynchronously, until it is promoted.
+        """
         self._folder = temporary_folder("sekisho-postgres-", reachable_by_all=True)
         super().__init__(programs or usable_programs(self._folder / "programs"), free_port())
         self._data = self._folder / "data"
         self._fsync = fsync
+        self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         if self.programs.user is not None:
             shutil.chown(self._folder, self.programs.user)
-        self._initialise()
+        if standby_of is None:
+            self._initialise()
+        else:
+            self._copy(standby_of)
 
     def start(self) -> None:
         """Returns when connections are accepted, recovery after a crash included."""
@@ -126,6 +141,7 @@ class PostgresServer(Postgres):
             "max_connections": "200",
             "fsync": "on" if self._fsync else "off",
             "full_page_writes": "on" if self._fsync else "off",
+            **self._settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
@@ -143,6 +159,10 @@ class PostgresServer(Postgres):
                 self.stop("immediate")
                 raise RuntimeError(f"PostgreSQL did not start:\n{self.log_text()}")
             time.sleep(0.01)
+
+    def promote(self) -> None:
+        """A standby becomes a server that takes writes."""
+        self.execute("SELECT pg_promote()")
 
     def stop(self, mode: StopMode = "fast") -> None:
         if self._process is not None:
@@ -180,14 +200,28 @@ class PostgresServer(Postgres):
             "--no-sync",
         ]
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        self._make_data([*initdb, *locale])
+
+    def _copy(self, primary: "PostgresServer") -> None:
+        """A copy of its data, with the words in it that make a standby (-R)."""
+        self._make_data(
+            [
+                self.programs.bin / "pg_basebackup",
+                *("--pgdata", self._data),
+                *("--dbname", f"host=127.0.0.1 port={primary.port} user=postgres"),
+                *("--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync"),
+            ]
+        )
+
+    def _make_data(self, command: Sequence[str | Path]) -> None:
         with self._log.open("ab") as log:
-            process = start_process([*initdb, *locale], log=log, env=_ENV, cwd=self._folder, user=self.programs.user)
+            process = start_process(command, log=log, env=_ENV, cwd=self._folder, user=self.programs.user)
         try:
             status = process.wait(_START_S)
         finally:
             end_process(process, signal.SIGKILL)
         if status != 0:
-            raise RuntimeError(f"initdb failed:\n{self.log_text()}")
+            raise RuntimeError(f"{Path(command[0]).name} failed:\n{self.log_text()}")
 
     def _accepts_connections(self) -> bool:
         """As pg_ctl does it: the eighth line of the pid file says so, if the file is this process's."""

@@ -13,6 +13,7 @@ from .leash import end_process, start_process
 from .ports import free_port
 
 _PROGRAM = Path(sys.executable).with_name("sekisho")
+ODD_NODE = (sys.executable, str(Path(__file__).with_name("odd_node.py")))
 _START_S = 60.0
 _STOP_S = 20.0
 
@@ -27,7 +28,13 @@ class RunningServer:
         database_url: str | None = None,
         env: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
+        program: Sequence[str | Path] = (),
+        upgrade: bool = True,
     ) -> None:
+        """``program``: how its process is started if not as ever; `ODD_NODE` for one whose environment has a fault.
+
+        ``upgrade``: PostgreSQL is given its tables before the first start.
+        """
         self.folder = folder
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
@@ -35,6 +42,8 @@ class RunningServer:
         if database_url is not None:
             self.env["SEKISHO_DATABASE_URL"] = database_url
         self._args = list(args)
+        self._program = program
+        self._to_upgrade = upgrade and self.env.get("SEKISHO_DATABASE_URL", "").startswith("postgresql")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,11 +55,15 @@ class RunningServer:
     def start(self) -> None:
         """Starts it, again in the same folder and on the same port; returns when /healthz answers 200."""
         assert self._process is None or self._process.poll() is not None, "runs already"
-        if self.env.get("SEKISHO_DATABASE_URL", "").startswith("postgresql"):
+        if self._to_upgrade:
             self.run("db", "upgrade")
+            self._to_upgrade = False
         with self._log.open("ab") as log:
             self._process = start_process(
-                [_PROGRAM, "serve", "--port", str(self.port), *self._args], log=log, env=self.env, cwd=self.folder
+                [*(self._program or (_PROGRAM,)), "serve", "--port", str(self.port), *self._args],
+                log=log,
+                env=self.env,
+                cwd=self.folder,
             )
         give_up_at = time.monotonic() + _START_S
         while not self._healthy():
