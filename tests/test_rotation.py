@@ -1,11 +1,10 @@
-"""The rule of refresh rotation: an example for each row of its table, what always holds, and an honest client's life."""
+"""The rule of refresh rotation: an example for each row of its table, what always holds, and why each row is there."""
 
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sekisho.rotation import Action, RotationState, decide
 
@@ -307,63 +306,3 @@ def test_replies_may_be_lost_again_and_again():
     for _ in range(20):
         server.pass_s(W + 1)
         assert server.answer((0, 0)) > (0, 0)
-
-
-class HonestClient(RuleBasedStateMachine):
-    """Two tabs that share one jar, on a bad network: requests in flight at once, replies lost or late, long sleeps.
-
-    A request that was not answered within TC (at most W/4) is given up on both sides.
-    """
-
-    TC_US = W_US // 4
-
-    @initialize()
-    def sign_in(self):
-        self.server = Server()
-        self.jar = (0, 0)
-        self.sent = []  # (what it carried, when)
-        self.replies = []  # (what they carry, when their request was sent)
-
-    @rule()
-    def a_tab_sends_a_request(self):
-        self.sent.append((self.jar, self.server.now_us))
-
-    @precondition(lambda self: self.sent)
-    @rule(data=st.data())
-    def the_server_takes_one_up(self, data):
-        carried, sent_at_us = self.sent.pop(data.draw(st.integers(0, len(self.sent) - 1)))
-        given = self.server.answer(carried)
-        if given is not None:
-            self.replies.append((given, sent_at_us))
-
-    @precondition(lambda self: self.replies)
-    @rule(data=st.data(), lost=st.booleans())
-    def a_reply_arrives_or_is_lost(self, data, lost):
-        token, _ = self.replies.pop(data.draw(st.integers(0, len(self.replies) - 1)))
-        if not lost:
-            self.jar = token
-
-    @rule(lost=st.booleans())
-    def a_tab_refreshes_at_once(self, lost):
-        given = self.server.answer(self.jar)
-        if given is not None and not lost:
-            self.jar = given
-
-    @rule(
-        us=st.sampled_from(
-            [1, TC_US // 2, TC_US, W_US - TC_US // 2, W_US - 1, W_US, W_US + 1, 2 * W_US, 86_400 * SECOND]
-        )
-    )
-    def time_passes(self, us):
-        self.server.now_us += us
-        oldest = self.server.now_us - self.TC_US
-        self.sent = [one for one in self.sent if one[1] >= oldest]
-        self.replies = [one for one in self.replies if one[1] >= oldest]
-
-    @invariant()
-    def the_jar_is_never_ahead_of_the_row(self):
-        assert self.jar <= (self.server.row.generation, self.server.row.branch)
-
-
-HonestClient.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=40)
-TestHonestClient = HonestClient.TestCase
