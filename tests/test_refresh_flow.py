@@ -130,7 +130,7 @@ class Standstill(StallWatch):
 
     def __init__(self, *, for_s: float) -> None:
         readings = iter([100.0] * 4)  # its own start, and the request when it comes in
-        super().__init__(longest_s=7.5, monotonic=lambda: next(readings, 100.0 + for_s))
+        super().__init__(window_s=30, monotonic=lambda: next(readings, 100.0 + for_s))
 
 
 @pytest.mark.anyio
@@ -141,7 +141,7 @@ async def test_a_node_that_stood_still_in_the_middle_decides_nothing(embedded, c
         await embedded.change(generation={"branch": 1, "adopt": 0, "theft": 5}[case], parent_branch=0)
     token = embedded.token_of(3) if case == "adopt" else embedded.token
     before = await embedded.row()
-    refresh = replace(embedded.sekisho.flows.refresh, stall=Standstill(for_s=7.6))
+    refresh = replace(embedded.sekisho.flows.refresh, stall=Standstill(for_s=3.8))
     with pytest.raises(TryLater):
         await refresh(token=token, caller=CALLER)
     assert await embedded.row() == before
@@ -150,7 +150,7 @@ async def test_a_node_that_stood_still_in_the_middle_decides_nothing(embedded, c
 
 @pytest.mark.anyio
 async def test_a_short_one_is_none(embedded):
-    refresh = replace(embedded.sekisho.flows.refresh, stall=Standstill(for_s=7.4))
+    refresh = replace(embedded.sekisho.flows.refresh, stall=Standstill(for_s=3.7))
     assert (await refresh(token=embedded.token, caller=CALLER)).refresh_token == embedded.token_of(1)
 
 

@@ -3,6 +3,10 @@
 After this process has stood still (suspended, starved of CPU, or blocked) it finds requests in its sockets whose
 clients have long refreshed elsewhere; the same when the database kept it waiting. Carrying them out would hand out
 positions that nobody receives, and what they present may look like a thief's by now.
+
+An honest client is never refused while W ≥ 2 TC + L (tests/test_rotation_model.py), where TC is the client's time-out
+and L the time from its reading the token to our commit. With TC = W/4 there is W/2 for L: W/4 until the request is taken
+up (who has given up by then has left, or there was a stall), W/8 until it is decided, W/8 for the last statement.
 """
 
 import asyncio
@@ -23,16 +27,17 @@ def since_boot() -> float:
 class StallWatch:
     """Ticks on the event loop; a tick that comes much too late was a stall."""
 
-    def __init__(self, *, longest_s: float, monotonic: Callable[[], float] = since_boot) -> None:
-        """``longest_s``: how old a request may be, and how far apart two ticks, before it is one to put off."""
-        self._longest_s = longest_s
+    def __init__(self, *, window_s: float, monotonic: Callable[[], float] = since_boot) -> None:
+        """``window_s``: W of rotation.py."""
+        self._longest_s = window_s / 4  # between two ticks
+        self._oldest_s = window_s / 8
         self.now = monotonic
         self._ticked_at = monotonic()
         self._suspect_until = float("-inf")
 
     def is_too_old(self, taken_up_at: float) -> bool:
         """Whether a request that was taken up at ``taken_up_at``, by ``now``, may have been given up by its client."""
-        return self.stalled or self.now() - taken_up_at > self._longest_s
+        return self.stalled or self.now() - taken_up_at > self._oldest_s
 
     @property
     def stalled(self) -> bool:

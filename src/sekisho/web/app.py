@@ -86,7 +86,7 @@ class Sekisho:
         self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._throttle = Throttle(redis_url=redis_url)
-        self._stall = StallWatch(longest_s=settings.replay_window_s / 4)
+        self._stall = StallWatch(window_s=settings.replay_window_s)
         self._alarm = Alarm(on_theft, events=self._events)
         self.flows = self._flows()
         self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
