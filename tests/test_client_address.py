@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sekisho.web import address
 from sekisho.web.address import client_address
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:ff::/48"), ip_network("127.0.0.1/32")]
@@ -94,3 +95,12 @@ def test_nothing_breaks_it_and_the_answer_is_an_address_or_unknown(peer, header)
 )
 def test_cases(peer, header, client) -> None:
     assert client_address(peer, header, PROXIES) == client
+
+
+def test_what_is_too_long_for_an_address_is_not_remembered() -> None:
+    """A client behind a trusted proxy could otherwise fill the memory with 30 KiB at a time."""
+    before = address._parsed.cache_info().currsize
+    for number in range(10):
+        hop = f"{number}" * 81
+        assert client_address("10.0.0.1", [hop], PROXIES) == "10.0.0.1"
+    assert address._parsed.cache_info().currsize <= before + 1  # the proxy's own

@@ -221,6 +221,32 @@ async def test_the_hook_hears_of_a_theft_after_the_session_has_ended(embedded, a
 
 
 @pytest.mark.anyio
+async def test_a_theft_is_told_though_the_request_that_showed_it_was_cancelled(embedded):
+    """By a middleware's time-out, for example."""
+    heard, ended = [], set()
+    embedded.hooks.append(lambda theft: heard.append(theft.session_id))
+    sekisho = embedded.sekisho
+    under_way = sekisho.flows.refresh._under_way
+    for steps in range(6):
+        credentials = {"email": "one@example.com", "password": "a gate on the old road"}
+        grant = (await sekisho.flows.login(**credentials, caller=CALLER)).grant
+        session_id = sekisho._mint.read_refresh_token(grant.refresh_token).session_id
+        await embedded.change(generation=5)
+        request = asyncio.create_task(embedded.refresh(grant.refresh_token))
+        while not under_way:
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        request.cancel()
+        await asyncio.wait([request, *under_way])
+        assert request.cancelled()
+        await sekisho._alarm.finish()
+        assert (await sekisho.flows.sessions.story(session_id)).session.cause == "theft"
+        ended.add(session_id)
+    assert set(heard) == ended
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_hook_that_fails_changes_nothing_and_is_told_without_its_words(embedded, caplog):
     def fails(theft: TheftRecord) -> None:

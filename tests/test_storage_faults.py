@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -20,7 +20,7 @@ from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import Rotate, User
-from servers.postgres import PostgresServer
+from servers.postgres import Postgres, PostgresServer
 from step_by_step import bare, reading, writing
 from test_storage import (
     HOUR,
@@ -149,16 +149,7 @@ async def test_a_statement_that_waits_too_long_is_given_up(database, database_ur
     impatient = Database(database_url, statement_timeout_ms=100)
 
     async def refresh() -> object:
-        order = Rotate(
-            session_id=session.id,
-            presented_generation=0,
-            presented_branch=0,
-            window_us=SECOND,
-            idle_us=HOUR,
-            address="",
-            user_agent="",
-        )
-        return await impatient.rotate(order, lambda _: None)
+        return await impatient.rotate(a_refresh(session.id), lambda _: None)
 
     async with bare(database) as other:
         await other.execute(text("SELECT 1 FROM sessions FOR UPDATE"))
@@ -312,24 +303,84 @@ async def test_what_a_killed_process_acknowledged_survives_a_crash_of_postgresql
     assert acknowledged <= set(await revoked(database))
 
 
+@contextlib.contextmanager
+def standing_still(postgres: PostgresServer) -> Iterator[None]:
+    postmaster = psutil.Process(postgres._process.pid)
+    family = [postmaster, *postmaster.children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            process.resume()
+
+
 @pytest.mark.anyio
 async def test_a_postgresql_that_stands_still_is_given_up(private_postgres) -> None:
     """Its own statement_timeout cannot help; the wait has an end on this side."""
     database = Database(private_postgres.create_database())
     await database.ping()
-    postmaster = psutil.Process(private_postgres._process.pid)
-    family = [postmaster, *postmaster.children(recursive=True)]
-    for process in family:
-        process.suspend()
-    try:
+    with standing_still(private_postgres):
         async with asyncio.timeout(30):  # not a measure: without a limit of ours it would never end
             with pytest.raises(StorageUnavailable):
                 await database.ping()
-    finally:
-        for process in family:
-            process.resume()
     await database.ping()
     await database.close()
+
+
+def a_refresh(session_id: UUID) -> Rotate:
+    return Rotate(
+        session_id=session_id,
+        presented_generation=0,
+        presented_branch=0,
+        window_us=SECOND,
+        idle_us=HOUR,
+        address="",
+        user_agent="",
+    )
+
+
+async def assert_writes_last(database: Database, postgres: Postgres) -> None:
+    """What is acknowledged is there for others too: no connection was left inside a transaction of somebody before."""
+    kept = []
+    for _ in range(2 * connect.POOL_SIZE):
+        kept.append(uuid4())
+        await database.write(lambda tx: tx.revocations.append(kept[-1], lapses_at_us=0))
+    name = database.url.database
+    assert name is not None
+    found = postgres.execute("SELECT session_id FROM revocations", database=name).split()
+    assert {UUID(one) for one in found} >= set(kept)
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    assert postgres.execute(idle, database=name) == "0"
+
+
+@pytest.mark.anyio
+async def test_a_refresh_given_up_while_postgresql_stood_still_spoils_no_connection(private_postgres) -> None:
+    """Its BEGIN arrives late. Whoever wrote on that connection next would be inside of it, and lose everything."""
+    database = Database(private_postgres.create_database())
+    await upgrade(database)
+    await database.rotate(a_refresh(uuid4()), lambda _: None)
+    with standing_still(private_postgres):
+        at_once = (database.rotate(a_refresh(uuid4()), lambda _: None) for _ in range(3))
+        given_up = await asyncio.gather(*at_once, return_exceptions=True)
+    assert all(isinstance(error, StorageUnavailable) for error in given_up)
+    await assert_writes_last(database, private_postgres)
+    await database.close()
+
+
+@only_postgresql
+async def test_a_refresh_that_is_cancelled_anywhere_spoils_no_connection(database, postgres) -> None:
+    # asyncpg leaves a future behind that nobody asks, when its connection is dropped in the middle of a statement.
+    asyncio.get_running_loop().set_exception_handler(None)
+    await database.rotate(a_refresh(uuid4()), lambda _: None)
+    for steps in range(12):
+        refresh = asyncio.create_task(database.rotate(a_refresh(uuid4()), lambda _: None))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        refresh.cancel()
+        await asyncio.wait([refresh])
+    await assert_writes_last(database, postgres)
 
 
 # --- what stands after the ? of the URL ----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The rule of refresh rotation: what to do with a presented refresh token. Pure; one function decides.
 
 A refresh token names a position (generation, branch) in its session. The session's row holds the current position,
-the branch that the generation before it had, and when the current position was made and last handed out. W is the
-replay window. For a presented position (p, q) of a live session with current position (g, b):
+the branch that the generation before it had (any, after an adoption), and when the current position was made and last
+handed out. W is the replay window. For a presented position (p, q) of a live session with current position (g, b):
 
 ====================================================  ================================================================
 case                                                  decision

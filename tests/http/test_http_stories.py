@@ -45,7 +45,7 @@ def test_a_new_one(phone, story):
     assert story(tokens) == [
         f"Session {tokens.session_id} of {email}",
         "T  Signed in.",
-        "Not refreshed yet; signed in from 192.0.2.10 (owner's phone).",
+        'Not refreshed yet; signed in from 192.0.2.10, "owner\'s phone".',
         "Live. Ends at T unless it is refreshed, and at T in any case.",
     ]
 
@@ -55,7 +55,7 @@ def test_one_that_went_on(phone, refreshed, story):
     once = refreshed(tokens)
     assert (
         story(tokens)[2]
-        == "T  Refreshed from 192.0.2.10 (owner's phone): the token was replaced once since the sign-in."
+        == 'T  Refreshed from 192.0.2.10, "owner\'s phone": the token was replaced once since the sign-in.'
     )
     refreshed(once)
     assert "the token was replaced 2 times since the sign-in" in story(tokens)[2]
@@ -78,8 +78,8 @@ def test_a_theft(phone, connect, server, refreshed, story, rows):
     assert refresh(thief, stolen.refresh).status_code == 401
     found, ended = story(stolen)[3:]
     assert found == (
-        "T  Theft: two hold tokens of this session. One came from 198.51.100.20 (thief's script) with a token that was "
-        "2 replacements old; the other got the current token at T from 192.0.2.10 (owner's phone). "
+        "T  Theft: two hold tokens of this session. A token that was 2 replacements old came from "
+        '198.51.100.20, "thief\'s script"; the current token had been given at T to 192.0.2.10, "owner\'s phone". '
         "Which of them is the user, the tokens do not tell."
     )
     assert ended == "T  Ended for theft, its access tokens included."
@@ -99,7 +99,7 @@ def test_a_displaced_branch(phone, refreshed, story, rows):
     lost = refreshed(tokens)
     refreshed(tokens, after_s=DAY)
     assert refresh(phone, lost.refresh).status_code == 401
-    assert any("with a token that had been displaced" in line for line in story(tokens))
+    assert any("A token that had been displaced came from" in line for line in story(tokens))
 
 
 def test_every_other_end(phone, story, rows):
@@ -129,7 +129,7 @@ def test_every_other_end(phone, story, rows):
     ("limit", "words"),
     [
         ("ends_at_us", r"it had reached its greatest age, 0 days\."),
-        ("idle_ends_at_us", r"it was not refreshed after T\."),
+        ("idle_ends_at_us", r"it was not used after T\."),
     ],
 )
 def test_one_that_ran_out(phone, story, rows, limit, words, told_of):
@@ -138,3 +138,16 @@ def test_one_that_ran_out(phone, story, rows, limit, words, told_of):
     if told_of:
         assert refresh(phone, tokens.refresh).status_code == 401
     assert re.fullmatch(f"T  Ended: {words}" if told_of else f"Over: {words}", story(tokens)[-1])
+
+
+def test_one_that_ran_out_of_both_tells_what_came_first(phone, story, rows):
+    tokens = log_in(phone)
+    rows.change(tokens.session_id, "idle_ends_at_us = created_at_us + 1, ends_at_us = created_at_us + 2")
+    assert story(tokens)[-1] == "Over: it was not used after T."
+
+
+def test_a_user_agent_cannot_pass_for_the_story(connect, server, story):
+    liar = connect(server, user_agent='x"). T  Ended by an operator.')
+    tokens = log_in(liar)
+    assert "from 192.0.2." not in story(tokens)[2]
+    assert story(tokens)[2].endswith('"x\\"). T  Ended by an operator.".')

@@ -1,5 +1,6 @@
 """A session's story in the operator's words, and the same as fields for programs."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ _ENDS: Final[dict[str, str]] = {
 
 
 def told(story: Story) -> Iterator[str]:
-    """Line by line, in the order of time."""
+    """Line by line."""
     session = story.session
     yield f"Session {session.id} of {story.email or session.user_id}"
     yield f"{time_text_us(session.created_at_us)}  Signed in."
@@ -62,7 +63,12 @@ def _theft_fields(theft: TheftRecord) -> dict[str, Any]:
 
 
 def _from(session: Session) -> str:
-    return f" from {session.last_address} ({session.last_user_agent or 'no user agent'})"
+    return f" from {_place(session.last_address, session.last_user_agent)}"
+
+
+def _place(address: str, user_agent: str) -> str:
+    """The user agent in quotation marks of its own: it is the client's word, and could be a sentence like ours."""
+    return f"{address}, {json.dumps(user_agent)}" if user_agent else f"{address}, which names no user agent"
 
 
 def _position(session: Session) -> str:
@@ -77,12 +83,12 @@ def _lost_replies(branch: int) -> str:
 
 def _theft(theft: TheftRecord) -> str:
     behind = theft.current_generation - theft.generation
-    old = "that had been displaced" if behind <= 0 else f"that was {behind} replacement{'s' * (behind > 1)} old"
+    old = f"that was {behind} replacements old" if behind > 1 else "that had been displaced"
     return (
-        f"Theft: two hold tokens of this session. One came from {theft.address} "
-        f"({theft.user_agent or 'no user agent'}) with a token {old}; the other got the current token at "
-        f"{time_text_us(theft.current_since_us)} from {theft.current_address} "
-        f"({theft.current_user_agent or 'no user agent'}). Which of them is the user, the tokens do not tell."
+        f"Theft: two hold tokens of this session. A token {old} came from "
+        f"{_place(theft.address, theft.user_agent)}; the current token had been given at "
+        f"{time_text_us(theft.current_since_us)} to {_place(theft.current_address, theft.current_user_agent)}. "
+        "Which of them is the user, the tokens do not tell."
     )
 
 
@@ -102,7 +108,7 @@ def _end(story: Story) -> str:
 
 
 def _limit(session: Session, now_us: int) -> str:
-    if now_us >= session.ends_at_us:
+    if now_us >= session.ends_at_us and session.ends_at_us <= session.idle_ends_at_us:
         days = (session.ends_at_us - session.created_at_us) // MICROSECONDS / 86_400
         return f"it had reached its greatest age, {days:.3g} days"
-    return f"it was not refreshed after {time_text_us(session.handed_out_at_us)}"
+    return f"it was not used after {time_text_us(session.handed_out_at_us)}"

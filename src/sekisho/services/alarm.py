@@ -29,13 +29,17 @@ class Alarm:
             call.add_done_callback(self._calls.discard)
 
     async def finish(self) -> None:
-        """Before the end: gives calls that are under way a moment."""
+        """Before the end: gives calls that are under way a moment, and ends the others."""
         if self._calls:
-            await asyncio.wait(self._calls, timeout=_FINISH_S)
+            _, late = await asyncio.wait(self._calls, timeout=_FINISH_S)
+            for call in late:
+                call.cancel()
+                self._events.record(Event.CRASHED, "TimeoutError", in_hook="on_theft")
 
     async def _call(self, on_theft: OnTheft, theft: TheftRecord) -> None:
         try:
-            result = on_theft(theft)
+            # In a thread: a plain function that sends an e-mail would stop the node. An async one only begins there.
+            result = await asyncio.to_thread(on_theft, theft)
             if inspect.isawaitable(result):
                 await result
         except Exception as error:  # noqa: BLE001 - it is the application's code

@@ -4,8 +4,9 @@ The ordinary case is one conditional UPDATE. What it does not settle is read, ju
 back on the condition that nothing has changed since.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -63,6 +64,7 @@ class Refresh:
     window_s: int
     stall: StallWatch
     alarm: Alarm
+    _under_way: set[asyncio.Task[_Outcome]] = field(default_factory=set, init=False, repr=False)
 
     async def __call__(self, *, token: str, caller: Caller) -> Grant:
         """A new pair. Raises ``RefreshRefused``, ``TryLater``, ``RefreshWait`` and ``StorageUnavailable``.
@@ -76,12 +78,11 @@ class Refresh:
             check = partial(self._check, presented, taken_up_at)
             outcome = await self._rotated(presented, caller, check)
             if outcome is None:
-                outcome = await self.storage.write(lambda tx: self._decide(tx, presented, caller, check))
+                outcome = await self._settled(presented, caller, check)
         except RefreshTokenInvalid as error:
             self.events.record(Event.REFRESH_REFUSED, error.code, address=caller.address, detail=error.detail)
             raise
-        self.sessions.tell(outcome.ended)
-        return await self._answer(outcome, caller)
+        return self._answer(outcome, caller)
 
     async def _rotated(self, presented: Presented, caller: Caller, check: Callable[[Session], None]) -> _Outcome | None:
         """The ordinary case."""
@@ -97,10 +98,25 @@ class Refresh:
         rotated = await self.storage.rotate(order, check)
         return None if rotated is None else _Outcome(Action.ROTATE, rotated, rotated.made_at_us)
 
+    async def _settled(self, presented: Presented, caller: Caller, check: Callable[[Session], None]) -> _Outcome:
+        """Every other case. Goes on when the request is cancelled: a theft that was found must be told."""
+
+        async def settle() -> _Outcome:
+            outcome = await self.storage.write(lambda tx: self._decide(tx, presented, caller, check))
+            self.sessions.tell(outcome.ended)
+            if outcome.theft is not None:
+                self.events.record(Event.THEFT_FOUND, "theft", **_both(outcome.theft))
+                self.alarm.ring(outcome.theft)
+            return outcome
+
+        settling = asyncio.create_task(settle())
+        self._under_way.add(settling)  # the loop alone would let it be collected in the middle
+        settling.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(settling)
+
     def _decide(
         self, tx: Transaction, presented: Presented, caller: Caller, check: Callable[[Session], None]
     ) -> _Outcome:
-        """Every other case."""
         for attempt in range(_ATTEMPTS):
             # The first look takes no lock: mostly nothing is to be written. When many tabs write at once, the losers
             # of the first round would go on losing without one.
@@ -199,13 +215,10 @@ class Refresh:
             unchanged_since=session,
         )
 
-    async def _answer(self, outcome: _Outcome, caller: Caller) -> Grant:
+    def _answer(self, outcome: _Outcome, caller: Caller) -> Grant:
         """After the commit: tell what was decided, and make the tokens."""
         session = outcome.session
         facts = {"session_id": session.id, "user_id": session.user_id, "address": caller.address}
-        if outcome.theft is not None:
-            self.events.record(Event.THEFT_FOUND, "theft", **_both(outcome.theft))
-            self.alarm.ring(outcome.theft)
         if outcome.action is None or outcome.action is Action.THEFT:
             refusal: type[RefreshRefused] = RefreshTheft if outcome.theft is not None else RefreshSessionOver
             self.events.record(Event.REFRESH_REFUSED, refusal.code, **facts)

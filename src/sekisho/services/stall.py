@@ -5,8 +5,8 @@ clients have long refreshed elsewhere; the same when the database kept it waitin
 positions that nobody receives, and what they present may look like a thief's by now.
 
 An honest client is never refused while W ≥ 2 TC + L (tests/test_rotation_model.py), where TC is the client's time-out
-and L the time from its reading the token to our commit. With TC = W/4 there is W/2 for L: W/4 until the request is taken
-up (who has given up by then has left, or there was a stall), W/8 until it is decided, W/8 for the last statement.
+and L the time from its reading the token to our commit. With TC = W/4 there is W/2 for L: W/4 until the request is
+taken up (who has given up by then has left, or there was a stall), W/8 until it is decided, W/8 for the last statement.
 """
 
 import asyncio

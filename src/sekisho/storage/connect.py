@@ -15,7 +15,7 @@ from sekisho.errors import StartRefused
 POOL_SIZE: Final = 10
 POOL_WAIT_S: Final = 1.0
 _CONNECT_S: Final = 2.0
-_STALL_S: Final = 0.5  # beyond the statement's own limit
+_STALL_S: Final = 0.5  # beyond the statement's own limit, at the most
 _SQLITE_BUSY_S: Final = 1.0
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -110,7 +110,8 @@ def postgresql_engine(url: URL, statement_timeout_ms: int | None) -> AsyncEngine
     if statement_timeout_ms is not None:
         server_settings["statement_timeout"] = str(statement_timeout_ms)
         # The server's own limit does not help against a server that stands still.
-        connect_args["command_timeout"] = statement_timeout_ms / 1000 + _STALL_S
+        statement_s = statement_timeout_ms / 1000
+        connect_args["command_timeout"] = statement_s + min(_STALL_S, statement_s / 2)
     return create_async_engine(
         url,
         pool_size=POOL_SIZE,

@@ -112,10 +112,13 @@ class Loop:
             if not driver.is_closed():
                 break
             pooled.invalidate()  # the server went away meanwhile; a new one is made
+        began = False
         try:
             async with driver.transaction():
+                began = True
                 return await work(driver)
         finally:
-            if driver.is_closed() or driver.is_in_transaction():  # broken, or given up in the middle
+            # A BEGIN that was given up may still arrive: whoever came next would write inside of it, and lose it all.
+            if not began or driver.is_closed() or driver.is_in_transaction():
                 pooled.invalidate()
             pooled.close()

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 UNKNOWN: Final = "unknown"
 
 _Address: TypeAlias = IPv4Address | IPv6Address
-_MAX_CHARS: Final = 80  # an IPv6 address with a zone; anything longer must not fill the memory
+_MAX_CHARS: Final = 80  # an IPv6 address with a zone; anything longer must not fill the cache
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?", re.ASCII)
 
 
@@ -46,11 +46,13 @@ def _without_port(hop: str) -> str:
     return (found["v6"] or found["v4"] or "") if found else hop
 
 
-@lru_cache(maxsize=4096)  # the same few proxies and clients come again and again
 def _address(text: str) -> _Address | None:
+    return _parsed(text) if len(text) <= _MAX_CHARS else None
+
+
+@lru_cache(maxsize=4096)  # the same few proxies and clients come again and again
+def _parsed(text: str) -> _Address | None:
     """One spelling for each host, else a limit or a proxy's network would hold for one spelling and not the other."""
-    if len(text) > _MAX_CHARS:
-        return None
     try:
         address = ip_address(text)
     except ValueError:

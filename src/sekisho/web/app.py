@@ -51,18 +51,18 @@ class Sekisho:
     """
 
     def __init__(self, settings: Settings, *, on_theft: OnTheft | None = None) -> None:
-        """``on_theft``: called, and awaited if that is to be done, after a session was ended for theft.
+        """``on_theft``: an async function, or a plain one (called in a thread), for a session that ended for theft.
 
-        The node that found the theft calls it, once, and not again if the process dies first: the row in the table
-        ``thefts`` is what lasts.
+        The node that found the theft calls it after the commit, once, and not again if the process dies first or never
+        hears that the commit succeeded: the row in the table ``thefts`` is what lasts.
         """
         self.settings = settings
         self.registry = CollectorRegistry()
         self._started = False
         self.database = Database(
             settings.database_url.get_secret_value(),
-            # W/8 at the most: a refresh that took longer would hand out a token the client has given up on.
-            statement_timeout_ms=min(1000, settings.replay_window_s * 1000 // 8),
+            # With half as much for a server that stands still, W/8 at the most: services/stall.py counts on it.
+            statement_timeout_ms=min(1000, settings.replay_window_s * 1000 // 12),
         )
         self._events = Events(self.registry)
         self._revoked = RevokedSessions()
@@ -123,10 +123,10 @@ class Sekisho:
             loops = (self._watch.run, self._stall.run, self._purge.run, self._keys.run)
             async with _background(loops, self._events):
                 yield
-            await self._alarm.finish()
             self._events.record(Event.STOPPED)
         finally:
             self._started = False
+            await self._alarm.finish()
             await self.close()
 
     async def close(self) -> None:
