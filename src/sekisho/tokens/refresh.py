@@ -63,14 +63,14 @@ class _Derived:
         if key.purpose != "refresh" or not isinstance(key.material, Hs256):
             raise KeyRefused(f"key {key.kid} is not a refresh key")
         # Each with a label of its own (RFC 5869 §3.2).
-        self._k1 = _expand(key.material.secret, b"sekisho refresh secret v1")
-        self._k2 = _expand(key.material.secret, b"sekisho refresh tag v1")
+        self._k1 = Hs256(_expand(key.material.secret, b"sekisho refresh secret v1"))
+        self._k2 = Hs256(_expand(key.material.secret, b"sekisho refresh tag v1"))
 
     def secret(self, place_and_salt: bytes) -> bytes:
-        return hmac.digest(self._k1, place_and_salt, "sha256")
+        return self._k1.sign(place_and_salt)
 
     def tag(self, body: bytes) -> bytes:
-        return hmac.digest(self._k2, body, "sha256")[:_TAG_BYTES]
+        return self._k2.sign(body)[:_TAG_BYTES]
 
 
 class RefreshKeys:

@@ -40,8 +40,10 @@ def standalone_app(sekisho: Sekisho) -> FastAPI:
         version=_version(),
         redoc_url=None,
         redirect_slashes=False,  # a redirect's Location would take its host from the Host header
+        lifespan=lambda _app: sekisho.running(),
     )
-    app.include_router(sekisho.router)
+    # As they are: an included router looks for the route of each request twice.
+    app.router.routes.extend(sekisho.router.routes)
     app.add_exception_handler(HTTPException, _http_problem)
     if sekisho.settings.allowed_origins:
         app.add_middleware(
