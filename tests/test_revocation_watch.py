@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services import revocation_watch
@@ -18,11 +18,13 @@ from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
 from sekisho.storage.ports import MICROSECONDS, Cause, Ended
+from sekisho.storage.schema import revocations
 from sekisho.tokens import KeySet
-from sekisho.tokens.revoked import RevokedSessions
+from sekisho.tokens.revoked import Revocation, RevokedSessions
 from sekisho.web import Sekisho
 from sekisho.wire import now_s, now_us
 from step_by_step import bare, writing
+from test_storage import found, stored_session, stored_user
 
 pytestmark = pytest.mark.anyio
 
@@ -295,6 +297,66 @@ async def test_a_table_that_was_emptied_is_followed_from_its_beginning(database,
     later = [await append(database) for _ in range(5)]  # beyond the highest it had seen, in one round
     await node.watch.poll()
     assert node.refuses(*later) == [True] * 5
+
+
+async def rows_of(database: Database) -> list[UUID]:
+    async with bare(database) as connection:
+        found = await connection.execute(select(revocations.c.session_id).order_by(revocations.c.id))
+        return list(found.scalars())
+
+
+async def test_what_a_failover_lost_is_put_back(database, node):
+    """For the nodes that start later, and had not heard of it."""
+    await node.watch.load()
+    known = [await append(database) for _ in range(5)]
+    await node.watch.poll()
+    node.revoked.add([Revocation(str(uuid4()), now_s() - 2)])  # one that has lapsed since; nobody needs it any more
+    await lose_rows(database, above=2)
+    await node.watch.poll()
+    later = Node(database)
+    await later.watch.load()
+    assert later.refuses(*known) == [True] * 5
+    assert node.refuses(*known) == [True] * 5
+    assert (
+        node.registry.get_sample_value("sekisho_events_total", {"event": "revocations_put_back", "outcome": "ok"}) == 1
+    )
+    before = await rows_of(database)
+    assert sorted(before) == sorted(known)
+    for _ in range(3):
+        await node.watch.load()  # and what the table has is not put there again
+    assert await rows_of(database) == before
+
+
+async def test_a_session_that_a_failover_revived_is_ended_anew(database, node):
+    """Its refreshes would go on, and its access tokens be good again once the revocation has lapsed."""
+    user = await stored_user(database)
+    revived, bystander = await stored_session(database, user), await stored_session(database, user)
+    await node.watch.load()
+    await append(database, session_id=revived.id)
+    await node.watch.poll()
+    await lose_rows(database, above=0)
+    await node.watch.poll()
+    assert (await found(database, revived)).cause == Cause.LOGOUT
+    assert await found(database, bystander) == bystander
+    assert await rows_of(database) == [revived.id]
+
+
+async def test_what_could_not_be_put_back_is_tried_in_the_next_round(database, node, monkeypatch):
+    await node.watch.load()
+    known = await append(database)
+    await node.watch.poll()
+    await lose_rows(database, above=0)
+
+    async def gone(_work):
+        raise StorageUnavailable(1, "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", gone)
+        with pytest.raises(StorageUnavailable):
+            await node.watch.poll()
+    assert node.refuses(known) == [True]
+    await node.watch.poll()
+    assert await rows_of(database) == [known]
 
 
 async def test_the_round_after_one_that_failed_reads_everything(database, node, monkeypatch):

@@ -44,6 +44,7 @@ class Event(StrEnum):
     PUT_OFF = "put_off"
     STORAGE_FAILED = "storage_failed"
     STORAGE_BACK = "storage_back"
+    REVOCATIONS_PUT_BACK = "revocations_put_back"
     KEYS_CREATED = "keys_created"
     KEYS_CHANGED = "keys_changed"
     KEYS_REFUSED = "keys_refused"
@@ -54,7 +55,14 @@ class Event(StrEnum):
 
 
 _WARNINGS: Final = frozenset(
-    {Event.THEFT_FOUND, Event.STORAGE_FAILED, Event.KEYS_REFUSED, Event.OVERLOADED, Event.CRASHED}
+    {
+        Event.THEFT_FOUND,
+        Event.STORAGE_FAILED,
+        Event.REVOCATIONS_PUT_BACK,
+        Event.KEYS_REFUSED,
+        Event.OVERLOADED,
+        Event.CRASHED,
+    }
 )
 
 

@@ -2,19 +2,20 @@
 
 Ids are handed out before commits, so rows can appear out of order: besides everything above the highest id seen, each
 round asks for the ids that were missing below it. A gap that stays (a rollback took its id) is forgotten after 60 s.
-A database that failed over may have lost rows and give their ids to others: then the whole table is read again.
+A database that failed over may have lost rows and give their ids to others: then the whole table is read again, and
+what this node knows beyond it is put back.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
-from sekisho.storage.ports import MICROSECONDS, Ended, RevocationRow, Storage, Transaction
+from sekisho.storage.ports import MICROSECONDS, Cause, Ended, RevocationRow, Storage, Transaction
 from sekisho.tokens.revoked import Revocation, RevokedSessions
 from sekisho.wire import now_us
 
@@ -23,6 +24,7 @@ _GAP_KEPT_S: Final = 60.0
 _MOST_GAPS: Final = 4000  # asked for in each round; beyond it the whole table is read again
 _LOOK_BACK: Final = 2000  # ids below the highest that may still commit: the purge takes 1000 in one transaction
 _PAGE: Final = 10_000  # rows of a full load at a time, so that no statement runs into its limit
+_PUT_BACK: Final = 500  # entries in one transaction
 _FORGET_EVERY_S: Final = 10.0
 
 
@@ -75,6 +77,7 @@ class RevocationWatch:
     async def load(self) -> None:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""
         began = self._monotonic()
+        lost = dict(self._revoked.lapses_at)  # of what was known before, what the table does not have
         (now_us, self._offset_us), highest = await self._storage.read(
             lambda tx: (_times(tx, self._clock), tx.revocations.highest())
         )
@@ -86,10 +89,13 @@ class RevocationWatch:
             rows = await self._storage.read(partial(_page, now_us, after_id))
             missing.difference_update(row.id for row in rows)
             self._add(rows, now_us)
+            for row in rows:
+                lost.pop(str(row.session_id), None)
             after_id = rows[-1].id if len(rows) == _PAGE else None
         self._missing = dict.fromkeys(missing, began)
         self._highest = highest
         self._read_at = began
+        await self._put_back({sid: at * MICROSECONDS for sid, at in lost.items() if at * MICROSECONDS > now_us})
         self._whole_next = False
 
     async def poll(self) -> None:
@@ -143,6 +149,18 @@ class RevocationWatch:
         self._read_at = began
         return True
 
+    async def _put_back(self, lost: Mapping[str, int]) -> None:
+        """Ends anew what a failover revived: sessions by id, and when their revocations lapse (microseconds).
+
+        Without it nodes that start later would accept the access tokens, and refreshes would make new ones. Why the
+        session had ended is lost with its row; two nodes may both put it back, which does no harm.
+        """
+        ids = [UUID(session_id) for session_id in lost]
+        for start in range(0, len(ids), _PUT_BACK):
+            await self._storage.write(partial(_end_anew, ids[start : start + _PUT_BACK], lost))
+        if ids:
+            self._events.record(Event.REVOCATIONS_PUT_BACK, number=len(ids))
+
     def _add(self, rows: Sequence[RevocationRow], now_us: int) -> None:
         self._revoked.add(
             Revocation(str(row.session_id), _seconds_up(row.lapses_at_us)) for row in rows if row.lapses_at_us >= now_us
@@ -154,6 +172,13 @@ def _times(tx: Transaction, clock: Callable[[], int]) -> tuple[int, int]:
     before_us = clock()
     now_us = tx.now_us()
     return now_us, now_us - (before_us + clock()) // 2
+
+
+def _end_anew(session_ids: Sequence[UUID], lapses_at_us: Mapping[str, int], tx: Transaction) -> None:
+    latest_us = max(lapses_at_us[str(session_id)] for session_id in session_ids)
+    revived = tx.sessions.end(cause=Cause.LOGOUT, now_us=tx.now_us(), lapses_at_us=latest_us, session_ids=session_ids)
+    for session_id in set(session_ids) - {entry.session_id for entry in revived}:
+        tx.revocations.append(session_id, lapses_at_us=lapses_at_us[str(session_id)])
 
 
 def _page(now_us: int, after_id: int, tx: Transaction) -> Sequence[RevocationRow]:
