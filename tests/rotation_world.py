@@ -86,14 +86,14 @@ def explore(
         for state in layer:
             try:
                 for event, after in steps(state):
-                    after = canonical(after)  # noqa: PLW2901
+                    after = canonical(after)  # noqa: PLW2901 - the state as the search knows it
                     if after not in came_from:
                         came_from[after] = state, event
                         found.append(after)
             except Broken as broken:
                 events = [str(broken)]
                 while came_from[state] is not None:
-                    state, event = came_from[state]  # noqa: PLW2901
+                    state, event = came_from[state]  # noqa: PLW2901 - the state as the search knows it
                     events.append(event)
                 raise Broken(" → ".join(reversed(events))) from None
         layer = found

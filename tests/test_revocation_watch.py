@@ -341,19 +341,22 @@ async def test_a_session_that_a_failover_revived_is_ended_anew(database, node):
     assert await rows_of(database) == [revived.id]
 
 
+async def a_round_fails(node: Node, monkeypatch: pytest.MonkeyPatch, database: Database, access: str) -> None:
+    async def gone(_work):
+        raise StorageUnavailable(1, "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, access, gone)
+        with pytest.raises(StorageUnavailable):
+            await node.watch.poll()
+
+
 async def test_what_could_not_be_put_back_is_tried_in_the_next_round(database, node, monkeypatch):
     await node.watch.load()
     known = await append(database)
     await node.watch.poll()
     await lose_rows(database, above=0)
-
-    async def gone(_work):
-        raise StorageUnavailable(1, "gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "write", gone)
-        with pytest.raises(StorageUnavailable):
-            await node.watch.poll()
+    await a_round_fails(node, monkeypatch, database, "write")
     assert node.refuses(known) == [True]
     await node.watch.poll()
     assert await rows_of(database) == [known]
@@ -365,14 +368,7 @@ async def test_the_round_after_one_that_failed_reads_everything(database, node, 
     for _ in range(3):
         await append(database)
     await node.watch.poll()
-
-    async def gone(_work):
-        raise StorageUnavailable(1, "gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "read", gone)
-        with pytest.raises(StorageUnavailable):
-            await node.watch.poll()
+    await a_round_fails(node, monkeypatch, database, "read")
     await lose_rows(database, above=0)
     later = [await append(database) for _ in range(5)]
     await node.watch.poll()
