@@ -14,6 +14,7 @@ import signal
 import time
 from pathlib import Path
 
+from sekisho.storage.rotate import POSTGRESQL_ORDER, POSTGRESQL_TEXT
 from sekisho.storage.schema import sessions
 from servers.leash import end_process, start_process
 from servers.postgres import Postgres
@@ -25,19 +26,14 @@ _SECONDS = 2
 _ROWS_OF_A_CLIENT = 250
 _COLUMNS = [column.name for column in sessions.c]
 
-# The service's own condition and columns; {…} is filled in where the two databases differ. The window that is given is
-# negative, so that the same rows rotate again and again.
-BARE = f"""
-UPDATE sessions SET generation = generation + 1, branch = 0, parent_branch = branch, made_at_us = {{now}},
-    handed_out_at_us = {{now}}, idle_ends_at_us = {{now}} + :idle, last_address = :address, last_user_agent = :agent
-FROM {{clock}}
-WHERE sessions.id = {{id}} AND generation = :generation AND branch = 0 AND ended_at_us IS NULL
-    AND handed_out_at_us < {{now}} - :window AND idle_ends_at_us > {{now}} AND ends_at_us > {{now}}
-    AND EXISTS (SELECT 1 FROM users WHERE users.id = sessions.user_id AND users.disabled_at_us IS NULL)
-RETURNING {", ".join(_COLUMNS)}, (SELECT roles FROM users WHERE users.id = sessions.user_id)
-"""
-GIVEN = {"idle": 7 * 86_400 * 1_000_000, "window": -1_000_000, "address": "127.0.0.1", "agent": "bench"}
-"""What it is told each time, beside the row, its generation and the time."""
+GIVEN = {
+    "presented_branch": 0,
+    "window_us": -1_000_000,  # negative, so that the same rows rotate again and again
+    "idle_us": 7 * 86_400 * 1_000_000,
+    "address": "127.0.0.1",
+    "user_agent": "bench",
+}
+"""What the service's own statement is told each time, beside the row, its generation and the time."""
 
 # pgbench's variables are numbers, so the id is made of the row's number: less than 1 % of what the statement costs.
 # Each client goes round its own rows, which all begin at generation 0.
@@ -45,8 +41,17 @@ _SCRIPT = """
 \\set n :n + 1
 \\set number (:n % :rows) * :clients + :client_id
 \\set generation :n / :rows
-WITH clock AS MATERIALIZED (SELECT (extract(epoch from clock_timestamp()) * 1000000)::bigint AS now_us)
-""" + BARE.strip().format(now="clock.now_us", clock="clock", id="md5(:number::text)::uuid")
+"""
+
+
+def _in_pgbenchs_words() -> str:
+    """The service's statement with its $1, $2, … as variables of pgbench."""
+    words = {"session_id": "md5(:number::text)::uuid", "presented_generation": ":generation"}
+    return re.sub(
+        r"\$(\d+)",
+        lambda place: words.get(name := POSTGRESQL_ORDER[int(place[1]) - 1], f":{name}"),
+        POSTGRESQL_TEXT,
+    )
 
 
 class PgBench:
@@ -64,7 +69,7 @@ class PgBench:
             f"INSERT INTO sessions (id, {others}) "
             f"SELECT md5((row_number() OVER () - 1)::text)::uuid, {others} FROM sessions LIMIT {rows}"
         )
-        (folder / "bare.sql").write_text(_SCRIPT)
+        (folder / "bare.sql").write_text(_SCRIPT + _in_pgbenchs_words())
 
     def run(self) -> tuple[float, float]:
         """Statements a second, and how much of a core pgbench took."""

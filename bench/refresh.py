@@ -22,6 +22,7 @@ from _load import LoadProcess, Outcome, request
 from _report import cores, median, percentile, progress, start, table
 from _rows import Place, add_accounts, add_sessions
 from sekisho.storage.engine import Database
+from sekisho.storage.rotate import SQLITE_TEXT
 from sekisho.storage.schema import sessions
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.refresh import RefreshKeys
@@ -169,7 +170,6 @@ class SqliteWriter:
     def __init__(self, url: str, places: list[Place]) -> None:
         self._path = url.removeprefix("sqlite:///")
         self._places = places
-        self._statement = _pgbench.BARE.format(now=":now", clock="(SELECT 1) AS clock", id=":id")
 
     def run(self) -> float:
         """Statements a second."""
@@ -180,9 +180,13 @@ class SqliteWriter:
         while time.perf_counter() - began < BARE_S:
             number = done % len(self._places)
             place = self._places[number]
-            row = {"id": place.session_id.hex, "generation": place.generation, "now": time.time_ns() // 1000}
+            row = {
+                "session_id": place.session_id.hex,
+                "presented_generation": place.generation,
+                "now_us": time.time_ns() // 1000,
+            }
             connection.execute("BEGIN IMMEDIATE")
-            rows = connection.execute(self._statement, {**_pgbench.GIVEN, **row}).fetchall()
+            rows = connection.execute(SQLITE_TEXT, {**_pgbench.GIVEN, **row}).fetchall()
             connection.execute("COMMIT")
             assert rows, "the bare statement found no row to rotate"
             self._places[number] = place.rotated()

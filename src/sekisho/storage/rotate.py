@@ -1,7 +1,7 @@
 """The ordinary refresh: one UPDATE that has the whole condition of *rotate* (rotation.py) and of a live session.
 
-SQLAlchemy makes its text and the drivers run it: around this one statement the rest of SQLAlchemy would take several
-times as long as the database does (bench/refresh.py).
+SQLAlchemy makes its text and the drivers run it: what the rest of SQLAlchemy does around one statement takes longer
+than the driver's part, and this one is on the path of every refresh.
 """
 
 import sqlite3
@@ -56,16 +56,17 @@ def _statement(*, now: ColumnElement[int]) -> Update:
 _asyncpg = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
 _pg_clock = select(PG_NOW_US.label("now_us")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
 _PG: Final = _statement(now=_pg_clock.c.now_us).compile(dialect=_asyncpg)
-_PG_TEXT: Final = str(_PG)
-_pg_values: Final = itemgetter(*(_PG.positiontup or ()))
-_SQLITE_TEXT: Final = str(
+POSTGRESQL_TEXT: Final = str(_PG)
+POSTGRESQL_ORDER: Final = tuple(_PG.positiontup or ())  # what $1, $2, … stand for
+_pg_values: Final = itemgetter(*POSTGRESQL_ORDER)
+SQLITE_TEXT: Final = str(
     _statement(now=bindparam("now_us", type_=BigInteger)).compile(dialect=sqlite.dialect(paramstyle="named"))
 )
 
 
 async def rotate_on_postgresql(driver: Any, order: Rotate, check: Callable[[Session], None]) -> Session | None:
     """Inside a transaction of asyncpg's connection ``driver``; what ``check`` raises must roll it back."""
-    record = await driver.fetchrow(_PG_TEXT, *_pg_values(vars(order)))
+    record = await driver.fetchrow(POSTGRESQL_TEXT, *_pg_values(vars(order)))
     return None if record is None else _checked(dict(record), check)
 
 
@@ -74,7 +75,7 @@ def rotate_on_sqlite(
 ) -> Session | None:
     """The same. ``at_us`` None: now, by the node's clock."""
     values = vars(order) | {"session_id": order.session_id.hex, "now_us": now_us() if at_us is None else at_us}
-    row = driver.execute(_SQLITE_TEXT, values).fetchone()
+    row = driver.execute(SQLITE_TEXT, values).fetchone()
     if row is None:
         return None
     found = dict(zip(_NAMES, row, strict=True))
