@@ -160,8 +160,8 @@ class _CurrentUser(RequireUser):
 def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
     """Adds every JSON route to a router whose route class is Sekisho's."""
     current_user = _CurrentUser(requests.verifier)
-    _add_token_routes(router, flows, requests, current_user)  # first: routes are tried in their order
     _add_account_routes(router, flows, requests, current_user)
+    _add_token_routes(router, flows, requests, current_user)
     _add_session_routes(router, flows, current_user)
 
 
@@ -203,19 +203,19 @@ def _add_account_routes(router: APIRouter, flows: Flows, requests: Requests, cur
 
 
 def _add_token_routes(router: APIRouter, flows: Flows, requests: Requests, current_user: Callable[..., Any]) -> None:
-    @router.post("/refresh", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 503))
-    async def refresh(request: Request, body: RefreshBody) -> TokenPair:
-        """Exchange a refresh token for a new pair."""
-        if await _has_left(request):  # nobody would receive the new position
-            raise TryLater(1, "the client left")
-        return _pair(await flows.refresh(token=body.refresh_token, caller=requests.caller(request)))
-
     @router.post("/login", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 429, 503))
     async def login(request: Request, response: Response, body: Credentials) -> TokenPair:
         """Open a session."""
         signed_in = await flows.login(email=body.email, password=body.password, caller=requests.caller(request))
         requests.device_cookie.set(response, signed_in.device_token)
         return _pair(signed_in.grant)
+
+    @router.post("/refresh", tags=["Tokens"], responses=documented(400, 401, 413, 415, 422, 503))
+    async def refresh(request: Request, body: RefreshBody) -> TokenPair:
+        """Exchange a refresh token for a new pair."""
+        if await _has_left(request):  # nobody would receive the new position
+            raise TryLater(1, "the client left")
+        return _pair(await flows.refresh(token=body.refresh_token, caller=requests.caller(request)))
 
     @router.post(
         "/logout",
