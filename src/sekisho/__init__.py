@@ -6,7 +6,11 @@ The server itself is ``sekisho.web``.
 
 from sekisho.errors import (
     AuthenticationRequired,
+    FeedLost,
+    FeedStarting,
     KeyRefused,
+    KeysUnavailable,
+    MustAsk,
     SekishoError,
     TokenClaimsInvalid,
     TokenError,
@@ -25,8 +29,12 @@ from sekisho.verify import Verifier
 __all__ = [
     "AccessClaims",
     "AuthenticationRequired",
+    "FeedLost",
+    "FeedStarting",
     "KeyRefused",
     "Keyring",
+    "KeysUnavailable",
+    "MustAsk",
     "SekishoError",
     "TokenClaimsInvalid",
     "TokenError",

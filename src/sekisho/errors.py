@@ -270,6 +270,31 @@ class StorageUnavailable(TryLater):
     text_ja = "現在サービスを利用できません。しばらくしてからもう一度お試しください。"
 
 
+class FeedStarting(TryLater):
+    """A verifier has only just begun to follow the issuer and does not know yet which sessions have ended."""
+
+    code = "feed_starting"
+
+
+class FeedLost(TryLater):
+    """A verifier has not heard from the issuer for 30 s, and its policy is not to accept tokens then."""
+
+    code = "feed_lost"
+
+
+class MustAsk(FeedLost):
+    """As ``FeedLost``, and the policy is to ask the issuer about each token: ``Verifier.ask``."""
+
+    code = "must_ask"
+    public_code = "feed_lost"
+
+
+class KeysUnavailable(TryLater):
+    """A verifier could not fetch the issuer's keys yet: nothing can be checked, so nothing is refused as bad."""
+
+    code = "keys_unavailable"
+
+
 # --- starting ------------------------------------------------------------------------------------------------------
 
 
