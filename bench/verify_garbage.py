@@ -132,7 +132,7 @@ def new_verifier(key: Key, **options: int) -> Verifier:
 
 
 def remembered(verifier: Verifier) -> int:
-    return len(verifier._keys_and_seen[1])  # noqa: SLF001 - nobody else asks
+    return len(verifier._held.in_use[1])  # noqa: SLF001 - nobody else asks
 
 
 def _table_of_floods(times: Times) -> None:

@@ -152,7 +152,7 @@ def _round_of_steps(key: Key, tokens: Sequence[str]) -> dict[str, float]:
     whole = us_each(verify, fresh(tokens[BEFORE:]), before=fresh(tokens[:BEFORE])) * 1000
     again = _new_verifier(key)
     again.verify(tokens[0])  # its header is known from now on
-    keyring = again._keys_and_seen[0]  # noqa: SLF001 - the steps are inside
+    keyring = again._held.in_use[0]  # noqa: SLF001 - the steps are inside
     took = ns_of_steps(_steps(), [{"self": again, "token": token, "keyring": keyring} for token in fresh(tokens)])
     if key.alg == "HS256":
         parts = [token.rpartition(".") for token in tokens]

@@ -190,7 +190,7 @@ def test_other_keys_tokens_are_remembered_after_one_key_was_withdrawn(key):
     verifier = verifier_of(key)
     verifier.withdraw_key("another")
     verifier.verify(issued(key))
-    assert len(verifier._keys_and_seen[1]) == 1
+    assert len(verifier._held.in_use[1]) == 1
 
 
 def test_a_clock_that_is_no_number_lets_nobody_in(key):
@@ -209,7 +209,7 @@ def test_logout_takes_tokens_of_our_issuer_for_us_alone_and_refusals_are_counted
 
 def test_a_long_token_is_verified_and_not_remembered(key):
     verifier = verifier_of(key)
-    _, seen = verifier._keys_and_seen
+    _, seen, *_ = verifier._held.in_use
     for roles, kept in ((40, 1), (400, 1), (1, 2)):
         token = issued(key, roles=tuple(f"r{number}" for number in range(roles)))
         assert verifier.verify(token) == verifier.verify(token)

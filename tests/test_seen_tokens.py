@@ -67,7 +67,7 @@ def verifier_of(keys, clock, **named):
 
 
 def seen_by(verifier):
-    return verifier._keys_and_seen[1]
+    return verifier._held.in_use[1]
 
 
 def outcome(verifier, token):
@@ -416,7 +416,7 @@ def test_the_older_half_goes_first(keys, clock, checked):
 
 def test_without_being_told_it_remembers_some_thousands(keys, clock):
     verifier = Verifier(issuer=ISSUER, audience=AUDIENCE, keys=Keyring([keys["EdDSA-1"]]))
-    assert verifier._remember == DEFAULT_LIMIT == 8192
+    assert verifier._held._remember == DEFAULT_LIMIT == 8192
 
 
 def test_the_memory_does_not_show_what_it_holds(keys, clock):

@@ -30,6 +30,7 @@ _ENDINGS: Final = (
     ("AQgw", "=="),
     ("AEIMQUYcgkosw048", "="),
 )
+_BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,6 +46,11 @@ def now_s() -> int:
 def now_us() -> int:
     """The node's own clock, in microseconds since 1970."""
     return time.time_ns() // 1000
+
+
+def since_boot() -> float:
+    """Seconds that go on while the system is suspended. On Linux ``time.monotonic`` stands still then."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 def b64url_encode(data: bytes) -> str:

@@ -10,18 +10,13 @@ taken up (who has given up by then has left, or there was a stall), W/8 until it
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
+from sekisho.wire import since_boot
+
 _TICK_S: Final = 0.1
 _BACKLOG_S: Final = 1.0  # how long after a stall requests may still be old ones
-_BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def since_boot() -> float:
-    """Seconds that go on while the system is suspended. On Linux ``time.monotonic`` stands still then."""
-    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 class StallWatch:

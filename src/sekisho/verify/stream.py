@@ -65,7 +65,8 @@ class Position(NamedTuple):
 def position(text: str) -> Position | None:
     """The id that ``text`` spells, if it does."""
     boot, _, number = text.partition(":")
-    return Position(boot, int(number)) if boot and number.isascii() and number.isdecimal() and len(number) < 16 else None
+    is_number = number.isascii() and number.isdecimal() and len(number) < 16
+    return Position(boot, int(number)) if boot and is_number else None
 
 
 def grouped(lapses_at: Mapping[str, int], keys: Sequence[str] = (), *, more: bool = False) -> Entries:

@@ -5,16 +5,22 @@ The steps are numbered through three files: 1 to 4, the signature, are in ``toke
 skips 1 to 8, which would end as they did, and nothing else.
 """
 
-import threading
+import logging
+import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn, get_args
+from weakref import WeakSet
 
 from sekisho.errors import (
-    KeyRefused,
+    FeedLost,
+    FeedStarting,
+    KeysUnavailable,
+    MustAsk,
     TokenClaimsInvalid,
     TokenError,
     TokenExpired,
+    TokenKeyUnknown,
     TokenNotYetValid,
     TokenRevoked,
 )
@@ -22,10 +28,20 @@ from sekisho.tokens import access
 from sekisho.tokens.access import AccessClaims
 from sekisho.tokens.keyring import Keyring
 from sekisho.tokens.revoked import RevokedSessions
+from sekisho.verify.freshness import LOST_S, State, WhenLost
+from sekisho.verify.held import Held
 from sekisho.verify.refusals import Refusals
-from sekisho.verify.seen import DEFAULT_LIMIT, Seen
+from sekisho.verify.seen import DEFAULT_LIMIT
 
+if TYPE_CHECKING:
+    from sekisho.verify.remote import Remote
+
+_log: Final = logging.getLogger("sekisho.verify")
 _MAX_LEEWAY_S: Final = 60
+_RETRY_AFTER_S: Final = 1
+
+verifiers: Final["WeakSet[Verifier]"] = WeakSet()
+"""Those of this process."""
 
 
 class Verifier:
@@ -36,15 +52,26 @@ class Verifier:
         *,
         issuer: str,
         audience: str,
-        keys: Keyring,
+        keys: Keyring | None = None,
+        jwks_url: str | None = None,
+        revocations_url: str | Sequence[str] | None = None,
+        credential: str | None = None,
+        when_lost: WhenLost = "allow",
         revoked: RevokedSessions | None = None,
         allow_shared_secret: bool = False,
+        allow_http: bool = False,
         leeway_s: int = 10,
         max_lifetime_s: int = 3600,
         remember: int = DEFAULT_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """No I/O happens here.
+        """No I/O happens here; a background thread begins with the first call of any method.
+
+        ``keys``, or ``jwks_url`` where the issuer publishes them. ``revocations_url`` is the issuer's feed of ended
+        sessions (one address or several, of which one is followed at a time), ``credential`` what ``sekisho verifiers
+        add`` printed. ``when_lost`` says what happens to good tokens when nothing was heard for 30 s: ``allow`` them
+        until they expire, ``refuse`` them with ``FeedLost``, or ``ask`` the issuer about each (``MustAsk``). These URLs
+        are https, or http on this machine; ``allow_http`` lifts that. ``revoked`` is for the issuer itself.
 
         ``leeway_s`` (0 to 60) is how far clocks may differ; tokens that claim to live longer than ``max_lifetime_s``
         are refused. ``allow_shared_secret`` permits HS256 keys: every service that can check with one can also sign
@@ -62,18 +89,28 @@ class Verifier:
             raise ValueError("remember is a whole number of tokens, 0 or more")
         if not issuer or not audience:
             raise ValueError("issuer and audience are not empty")
+        if (keys is None) == (jwks_url is None):
+            raise ValueError("either keys or jwks_url")
+        if when_lost not in get_args(WhenLost):
+            raise ValueError("when_lost is allow, refuse or ask")
         self._issuer = issuer
         self._audience = audience
-        self._allow_shared_secret = allow_shared_secret
         self._leeway_s = leeway_s
         self._max_lifetime_s = max_lifetime_s
-        self._remember = remember
         self._clock = clock
-        self._ended = revoked.lapses_at if revoked is not None else {}
-        self._withdrawn: frozenset[str] = frozenset()
-        self._changing_keys = threading.Lock()  # not on the way of a check
+        self._when_lost = when_lost
         self._refusals = Refusals()
-        self.replace_keys(keys)
+        self._held = Held(
+            keys if keys is not None else Keyring([]),
+            revoked=revoked if revoked is not None else RevokedSessions(),
+            allow_shared_secret=allow_shared_secret,
+            remember=remember,
+            clock=clock,
+        )
+        self._remote = self._remote_part(jwks_url, revocations_url, credential, allow_http=allow_http)
+        if self._remote is not None and keys is not None and keys.has_shared_secret:
+            _log.warning("this verifier checks with a shared secret of its issuer: it could sign tokens itself")
+        verifiers.add(self)
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -85,27 +122,23 @@ class Verifier:
 
         What was remembered goes with the keys that it was verified by.
         """
-        if keys.has_shared_secret and not self._allow_shared_secret:
-            raise KeyRefused(
-                "HS256 keys let every verifier sign tokens: let the issuer sign with EdDSA, ES256 or RS256, "
-                "or pass allow_shared_secret=True where issuer and verifier are one service"
-            )
-        with self._changing_keys:
-            self._keys_and_seen = keys.without(self._withdrawn), Seen(self._remember)
+        self._held.replace_keys(keys)
 
     def withdraw_key(self, kid: str) -> None:
         """Refuses everything that names this key, at once and for the life of the process.
 
         A key that leaked must not come back with the next key set, which may be an old one.
         """
-        with self._changing_keys:
-            self._withdrawn |= {kid}
-            self._keys_and_seen = self._keys_and_seen[0].without(self._withdrawn), Seen(self._remember)
+        self._held.withdraw_key(kid)
 
-    def verify(self, token: str) -> AccessClaims:
-        """The claims of a token that is good now. Raises a ``TokenError``; its ``code`` says why, to the operator."""
-        now, leeway_s = self._clock(), self._leeway_s
-        keys, seen = self._keys_and_seen
+    def verify(self, token: str, *, when_lost: WhenLost | None = None) -> AccessClaims:
+        """The claims of a token that is good now. Raises a ``TokenError``; its ``code`` says why, to the operator.
+
+        Where the issuer is followed, also ``KeysUnavailable``, ``FeedStarting`` and, by the policy (``when_lost``
+        instead of the verifier's own), ``FeedLost`` and ``MustAsk``: those say nothing against the token.
+        """
+        now, leeway_s, held = self._clock(), self._leeway_s, self._held
+        keys, seen, ended, packed = held.in_use
         try:
             known = seen.get(token)
 
@@ -132,11 +165,15 @@ class Verifier:
                 raise TokenClaimsInvalid("the lifetime is longer than allowed")
 
             # 13. Of a session that has not ended. By its id: a token's text can be spelled in two ways.
-            if claims.sid in self._ended:
+            if claims.sid in ended or (known is None and packed is not None and claims.sid in packed):
                 raise TokenRevoked
         except TokenError as error:
-            self._refusals.count(error, now=now)
+            self._count(error, now)
             raise
+
+        # 14. And we would know if it had: the issuer was heard of lately.
+        if not held.sure_from <= now < held.sure_until:
+            self._look_at_feed(when_lost or self._when_lost)
         if known is None:
             seen.remember(token, claims)
         return claims
@@ -147,7 +184,7 @@ class Verifier:
         For logout alone: whoever holds an old token may still end its session. Raises a ``TokenError``.
         """
         try:
-            claims = access.read(token, self._keys_and_seen[0])
+            claims = access.read(token, self._held.in_use[0])
             if claims.iss != self._issuer or not claims.is_for(self._audience):
                 raise TokenClaimsInvalid("iss or aud is not the expected one")
         except TokenError as error:
@@ -155,8 +192,121 @@ class Verifier:
             raise
         return claims
 
+    # --- what is learnt from the issuer ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State | None:
+        """How good the view of ended sessions is; None where no feed is followed."""
+        self.start()
+        return None if self._remote is None else self._remote.state
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since every ended session was known: infinite at first, None where no feed is followed."""
+        self.start()
+        return None if self._remote is None else self._remote.age_s
+
+    @property
+    def entries(self) -> int:
+        """How many ended sessions are known whose access tokens may not have expired yet."""
+        return len(self._held.revoked)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the feed was left and asked for again; every few minutes is as it should be."""
+        return 0 if self._remote is None or self._remote.feed is None else self._remote.feed.reconnects
+
+    def start(self) -> None:
+        """Begins to follow the issuer, in a thread, unless that has happened in this process already."""
+        if self._remote is not None:
+            self._remote.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Blocks until the issuer's keys and ended sessions are known, for so long at the most; whether they are."""
+        return self._remote is None or self._remote.wait(timeout_s)
+
+    def ask(self, token: str) -> AccessClaims:
+        """Asks the issuer about a token. Blocks for as long as HTTP does: not for an event loop.
+
+        Raises a ``TokenError``, or ``FeedLost`` when the issuer cannot be asked.
+        """
+        claims = self.verify(token, when_lost="allow")
+        if self._remote is None or self._remote.feed is None:
+            raise ValueError("without revocations_url there is nobody to ask")
+        self._remote.ask(token)
+        return claims
+
+    def close(self) -> None:
+        """Ends the thread. The next call of any method would begin anew."""
+        if self._remote is not None:
+            self._remote.close()
+            self._held.trust(always=False)
+
+    def _look_at_feed(self, when_lost: WhenLost) -> None:
+        """Step 14 that takes a look: at first, after a fork, when a clock has stepped or the feed is late."""
+        remote = self._remote
+        if remote is None:
+            return
+        remote.start()
+        state = remote.state
+        if state is None:
+            self._held.trust(always=True)
+        elif state == "starting":
+            raise FeedStarting(_RETRY_AFTER_S, "no view of the ended sessions yet")
+        elif state == "lost":
+            if when_lost != "allow":
+                raise (MustAsk if when_lost == "ask" else FeedLost)(_RETRY_AFTER_S, "nothing heard for 30 s")
+        else:
+            self._held.trust_for(LOST_S - (remote.age_s or 0))
+
+    def _count(self, error: TokenError, now: float) -> None:
+        """Of a key that is not known, the issuer is asked; not at once, and not for each."""
+        self._refusals.count(error, now=now)
+        remote = self._remote
+        if remote is not None and isinstance(error, TokenKeyUnknown):
+            remote.start()
+            remote.want_keys()
+            if remote.keys is not None and remote.keys.fault:
+                raise KeysUnavailable(_RETRY_AFTER_S, remote.keys.fault)
+
+    def _remote_part(
+        self,
+        jwks_url: str | None,
+        revocations_url: str | Sequence[str] | None,
+        credential: str | None,
+        *,
+        allow_http: bool,
+    ) -> "Remote | None":
+        if jwks_url is None and revocations_url is None:
+            return None
+        from sekisho.verify.remote import Remote, checked_url  # noqa: PLC0415 - httpx2 is for those who use it
+
+        urls = [revocations_url] if isinstance(revocations_url, str) else list(revocations_url or ())
+        if revocations_url is not None and not (urls and credential):
+            raise ValueError("revocations_url needs at least one address, and the credential of this verifier")
+        for url in filter(None, [jwks_url, *urls]):
+            checked_url(url, allow_http=allow_http)
+        self._held.trust(always=False)
+        return Remote(self._held, jwks_url=jwks_url, revocations_urls=urls, credential=credential or "")
+
+    def _after_fork(self) -> None:
+        """In the child no thread of the parent's is running."""
+        self._held.after_fork()
+        if self._remote is not None:
+            self._remote.forget_thread()
+            self._held.trust(always=False)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled")
+
+
+def _after_fork() -> None:
+    for verifier in list(verifiers):
+        verifier._after_fork()  # noqa: SLF001 - of this file
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _is_whole(value: object) -> bool:

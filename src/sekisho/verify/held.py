@@ -1,0 +1,108 @@
+"""What a verifier checks with: keys, ended sessions, and what it verified a moment ago. Replaced, never emptied."""
+
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sekisho.errors import KeyRefused
+from sekisho.tokens.keyring import Keyring
+from sekisho.tokens.revoked import Revocation, RevokedSessions
+from sekisho.verify.seen import Seen
+
+ALWAYS: Final = float("inf")
+
+
+class Held:
+    """``in_use`` is read once by each check, from any thread; everything else happens in one or two other threads."""
+
+    __slots__ = (
+        "_allow_shared_secret",
+        "_changing",
+        "_clock",
+        "_remember",
+        "_withdrawn",
+        "in_use",
+        "revoked",
+        "sure_from",
+        "sure_until",
+    )
+
+    def __init__(
+        self,
+        keys: Keyring,
+        *,
+        revoked: RevokedSessions,
+        allow_shared_secret: bool,
+        remember: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """Raises ``KeyRefused``."""
+        self.revoked = revoked
+        # By ``clock``: between these two moments nobody has to look how old the view of ended sessions is.
+        self.sure_from, self.sure_until = -ALWAYS, ALWAYS
+        self._allow_shared_secret = allow_shared_secret
+        self._remember = remember
+        self._clock = clock
+        self._withdrawn: frozenset[str] = frozenset()
+        self.after_fork()
+        self.replace_keys(keys)
+
+    def after_fork(self) -> None:
+        """In the child: the lock may have been held by a thread that stayed behind."""
+        self._changing = threading.Lock()  # not on the way of a check
+
+    def replace_keys(self, keys: Keyring) -> None:
+        """From now on these count. Raises ``KeyRefused``."""
+        if keys.has_shared_secret and not self._allow_shared_secret:
+            raise KeyRefused(
+                "HS256 keys let every verifier sign tokens: let the issuer sign with EdDSA, ES256 or RS256, "
+                "or pass allow_shared_secret=True where issuer and verifier are one service"
+            )
+        with self._changing:
+            self._use(keys.without(self._withdrawn))
+
+    def withdraw_key(self, kid: str) -> None:
+        """Whatever key set comes later, this key is refused."""
+        with self._changing:
+            if kid not in self._withdrawn:
+                self._withdrawn |= {kid}
+                self._use(self.in_use[0].without(self._withdrawn))
+
+    def now(self) -> int:
+        """The time by which tokens expire here, NumericDate."""
+        return int(self._clock())
+
+    def add_revoked(self, entries: Sequence[Revocation]) -> None:
+        """These sessions have ended."""
+        self.revoked.add(entries)
+        if self.revoked.wants_packing(self.now()):
+            self.pack()
+
+    def tidy(self) -> None:
+        """Drops what has lapsed."""
+        self.revoked.forget_lapsed(self.now())
+        if self.revoked.wants_packing(self.now()):
+            self.pack()
+
+    def pack(self, more: "array[int] | None" = None) -> None:
+        """Packs the ended sessions, and those whose packed entries are given."""
+        with self._changing:
+            self.revoked.pack(self.now(), more)
+            self._use(self.in_use[0])
+
+    def trust_for(self, seconds: float) -> None:
+        """For so long the view of ended sessions is not lost. By the clock of tokens: a step back is noticed."""
+        now = self._clock()
+        self.sure_from, self.sure_until = now, now + seconds
+
+    def trust(self, *, always: bool) -> None:
+        """Until something else is said: nobody looks, or everybody."""
+        self.sure_from, self.sure_until = -ALWAYS, ALWAYS if always else -ALWAYS
+
+    def _use(self, keys: Keyring) -> None:
+        """One assignment: a check under way goes on with all that it began with.
+
+        What is remembered was looked for among the packed sessions, so it goes when those change.
+        """
+        self.in_use = keys, Seen(self._remember), self.revoked.lapses_at, self.revoked.packed

@@ -1,0 +1,210 @@
+"""What a verifier learns from the issuer while it runs: one background thread, in which an event loop runs.
+
+A thread, because it serves async and sync applications alike, and none of them has to start it; an event loop inside,
+because it waits for several things at once. Neither survives a fork: the next call in the child starts its own.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from sekisho.errors import FeedLost, TokenRevoked
+from sekisho.tokens.keyring import Keyring
+from sekisho.verify.feed import Feed
+from sekisho.verify.freshness import Freshness, State
+from sekisho.verify.held import Held
+from sekisho.verify.keyset import KeySetClient
+from sekisho.wire import since_boot
+
+_log: Final = logging.getLogger("sekisho.verify")
+_TIDY_EVERY_S: Final = 10.0
+_ASK_TIMEOUT_S: Final = 2.0
+_AGAIN_S: Final = 1.0
+_CLOSE_WITHIN_S: Final = 5.0
+
+
+class Remote:
+    """Follows the issuer on behalf of one verifier. The constructor does no I/O."""
+
+    def __init__(
+        self,
+        held: Held,
+        *,
+        jwks_url: str | None,
+        revocations_urls: Sequence[str],
+        credential: str,
+    ) -> None:
+        self._held = held
+        self._credential = credential
+        self._ask_urls = [f"{url.rpartition('/')[0]}/introspect" for url in revocations_urls]
+        self._freshness = Freshness(now=since_boot())
+        self.keys = None if jwks_url is None else KeySetClient(jwks_url, use=self._use_keys)
+        self.feed = (
+            Feed(
+                revocations_urls,
+                credential=credential,
+                held=held,
+                freshness=self._freshness,
+                on_heartbeat=self._heartbeat,
+            )
+            if revocations_urls
+            else None
+        )
+        self.forget_thread()
+
+    def forget_thread(self) -> None:
+        """In the child of a fork: the thread, and whatever it held, stayed behind in the parent."""
+        self._starting = threading.Lock()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._asking: httpx2.Client | None = None
+
+    def start(self) -> None:
+        """Begins to follow, unless that has happened in this process already."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._freshness.restart(now=since_boot())
+                self._thread = threading.Thread(target=self._main, name="sekisho-verifier", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread. What is known stays, and ages."""
+        loop, work, thread = self._loop, self._work, self._thread
+        if loop is not None and work is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(work.cancel)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_CLOSE_WITHIN_S)
+        if self._asking is not None:
+            self._asking.close()
+        self.forget_thread()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Blocks until keys and ended sessions are known, for so long at the most."""
+        self.start()
+        return self._ready.wait(timeout_s)
+
+    @property
+    def state(self) -> State | None:
+        """Of the view of ended sessions; None where no feed is followed."""
+        return None if self.feed is None else self._freshness.state(now=since_boot())
+
+    @property
+    def age_s(self) -> float | None:
+        """Of that view, in seconds."""
+        return None if self.feed is None else self._freshness.age_s(now=since_boot())
+
+    def want_keys(self) -> None:
+        """A kid was seen that is not known."""
+        loop = self._loop
+        if self.keys is not None and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self.keys.want)
+
+    def ask(self, token: str) -> None:
+        """Asks the issuer about a token that is good otherwise. Blocks; raises ``TokenRevoked`` and ``FeedLost``."""
+        with self._starting:
+            if self._asking is None:
+                self._asking = httpx2.Client(timeout=_ASK_TIMEOUT_S)
+            client = self._asking
+        headers = {"Authorization": f"Bearer {self._credential}"}
+        fault = ""
+        for url in self._ask_urls:
+            try:
+                answer = client.post(url, data={"token": token}, headers=headers)
+                active = msgspec.json.decode(answer.content, type=_Introspection).active if answer.is_success else None
+            except (httpx2.HTTPError, OSError, msgspec.DecodeError) as error:
+                fault = f"{url}: {type(error).__name__}"
+                continue
+            if active is None:
+                fault = f"{url}: {answer.status_code}"
+            elif active:
+                return
+            else:
+                raise TokenRevoked("the issuer says that it is not active")
+        raise FeedLost(1, f"the issuer cannot be asked: {fault}")
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception:  # noqa: BLE001 - whatever it was, the next call starts it anew
+            _log.exception("the verifier's thread has ended")
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._work = asyncio.create_task(self._follow())
+        await asyncio.wait([self._work])
+
+    async def _follow(self) -> None:
+        async with httpx2.AsyncClient() as client:
+            followed = [part.run for part in (self.keys, self.feed) if part is not None]
+            await asyncio.gather(
+                _for_ever(self._tidy_for_ever), *(_for_ever(partial(follow, client)) for follow in followed)
+            )
+
+    async def _tidy_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            self._held.tidy()
+
+    def _use_keys(self, keys: Keyring) -> None:
+        self._held.replace_keys(keys)
+        if self.keys is not None:
+            self.keys.fault = ""
+        self._look_whether_ready()
+
+    def _heartbeat(self) -> None:
+        self._held.trust_for(self._freshness.lost_in_s(now=since_boot()))
+        self._look_whether_ready()
+
+    def _look_whether_ready(self) -> None:
+        has_keys = self.keys is None or not self.keys.fault
+        if has_keys and self.state not in {"starting", "lost"}:
+            self._ready.set()
+
+
+class _Introspection(msgspec.Struct):
+    active: bool
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """A fault of ours must not leave the verifier deaf."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001
+            _log.exception("following the issuer has failed; it goes on")
+        await asyncio.sleep(_AGAIN_S)
+
+
+def checked_url(url: str, *, allow_http: bool) -> str:
+    """The URL, if it is https, or http on this machine. Raises ``ValueError``.
+
+    Over plain http anyone on the way could give us keys, or keep an ended session from us.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not host or parts.username is not None or parts.fragment:
+        raise ValueError("an issuer's address is https://HOST/PATH")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        raise ValueError("an http address is allowed on this machine alone, or with allow_http=True")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
