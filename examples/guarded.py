@@ -1,27 +1,34 @@
-"""A service of its own that accepts the access tokens of a Sekisho elsewhere. It installs ``sekisho[fastapi]`` alone.
+"""A FastAPI service that accepts the access tokens of a Sekisho elsewhere. It installs ``sekisho[fastapi]`` alone.
 
-Run it: uvicorn guarded:app --port 8001, with ISSUER and JWKS_FILE set.
+Run it: uvicorn guarded:app --port 8001, with ISSUER and CREDENTIAL (``sekisho verifiers add shop``) set.
 """
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 
-from sekisho import AccessClaims, Keyring, Verifier
+from sekisho import AccessClaims, Verifier
 from sekisho.integrations.fastapi import RequireUser
 
+ISSUER = os.environ["ISSUER"]
 verifier = Verifier(
-    issuer=os.environ["ISSUER"],
-    audience=os.environ["ISSUER"],
-    # What GET /.well-known/jwks.json of the issuer answered; it signs with EdDSA, ES256 or RS256.
-    keys=Keyring.from_jwks(Path(os.environ["JWKS_FILE"]).read_text()),
+    issuer=ISSUER,
+    audience=ISSUER,
+    jwks_url=f"{ISSUER}/.well-known/jwks.json",
+    revocations_url=f"{ISSUER}/revocations",
+    credential=os.environ["CREDENTIAL"],
 )
 app = FastAPI()
 
 
 @app.get("/customers")
-def customers(user: Annotated[AccessClaims, Depends(RequireUser(verifier))]) -> dict[str, str]:
+async def customers(user: Annotated[AccessClaims, Depends(RequireUser(verifier))]) -> dict[str, str]:
     """Only for whoever is signed in."""
     return {"customers_of": user.sub}
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """For everyone."""
+    return {"status": "alive"}

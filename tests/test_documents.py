@@ -44,9 +44,11 @@ def test_every_error_speaks_both_languages() -> None:
         assert re.search("[ぁ-ん]", kind.text_ja), kind
 
 
-def test_the_readmes_example_is_the_one_that_runs() -> None:
-    shown = re.search(r"<!-- examples/mounted.py -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    code = (ROOT / "examples/mounted.py").read_text().split('"""\n', 1)[1].lstrip("\n")
+@pytest.mark.parametrize("name", ["mounted", "guarded"])
+def test_the_readmes_examples_are_the_ones_that_run(name: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(rf"<!-- examples/{name}.py -->\n```python\n(.*?)```", readme, re.DOTALL)
+    code = (ROOT / f"examples/{name}.py").read_text().split('"""\n', 1)[1].lstrip("\n")
     assert shown is not None
     assert shown[1] == code
 

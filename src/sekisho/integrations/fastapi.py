@@ -4,35 +4,35 @@ from fastapi import HTTPException, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
-from sekisho.errors import AuthenticationRequired, SekishoError, TokenError
 from sekisho.tokens.access import AccessClaims
-from sekisho.verify import Verifier
-from sekisho.verify.bearer import CHALLENGE, CHALLENGE_INVALID, bearer_token
+from sekisho.verify import Verifier, WhenLost
+from sekisho.verify.guard import REFUSED, Guard, is_preflight, refusal
 
 
 class RequireUser(SecurityBase):
-    """A dependency that gives the verified claims, or answers 401 with ``WWW-Authenticate`` (RFC 6750 §3)."""
+    """A dependency that gives the verified claims, or answers 401 with ``WWW-Authenticate`` (RFC 6750 §3) or 503."""
 
-    def __init__(self, verifier: Verifier) -> None:
-        self._verifier = verifier
+    def __init__(self, verifier: Verifier, *, when_lost: WhenLost | None = None) -> None:
+        """``when_lost``: in place of the verifier's own policy."""
+        self._guard = Guard(verifier, when_lost)
         # What FastAPI writes into the OpenAPI document, so that /docs offers a field for the token.
         self.model = HTTPBearerModel(bearerFormat="JWT", description="An access token, as login and refresh give it.")
         self.scheme_name = "AccessToken"
 
-    # async although nothing is awaited: FastAPI would send a plain function through its thread pool.
+    # async, for FastAPI would send a plain function through its thread pool.
     async def __call__(self, request: Request) -> AccessClaims:
         """The claims of the request's access token."""
         try:
-            return self.claims(request)
-        except AuthenticationRequired as error:
-            raise _refused(error, CHALLENGE) from None
-        except TokenError as error:
-            raise _refused(error, CHALLENGE_INVALID) from None
+            return await self._guard.aclaims(request.headers.getlist("authorization"))
+        except REFUSED as error:
+            if is_preflight(request.method, request.headers):
+                raise HTTPException(204) from None  # for the CORS middleware to add its headers to; no route runs
+            refused = refusal(error)
+            raise HTTPException(refused.status, detail=refused.title, headers=dict(refused.headers)) from None
 
     def claims(self, request: Request) -> AccessClaims:
-        """The same without HTTP's words: raises ``AuthenticationRequired`` or a ``TokenError``."""
-        return self._verifier.verify(bearer_token(request.headers.getlist("authorization")))
+        """The same without HTTP's words, and without ever blocking.
 
-
-def _refused(error: SekishoError, challenge: str) -> HTTPException:
-    return HTTPException(401, detail=error.text_en, headers={"WWW-Authenticate": challenge})
+        Raises ``AuthenticationRequired``, a ``TokenError`` or a ``TryLater``.
+        """
+        return self._guard.at_once(request.headers.getlist("authorization"))

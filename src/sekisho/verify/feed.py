@@ -18,7 +18,8 @@ from sekisho.wire import since_boot
 
 _log: Final = logging.getLogger("sekisho.verify")
 # A heartbeat comes each second: who is silent for longer is cut off, though no FIN ever says so.
-_TIMEOUT: Final = httpx2.Timeout(2.0, read=2.5)
+_SILENCE_S: Final = 2.5
+_TIMEOUT: Final = httpx2.Timeout(2.0, read=_SILENCE_S)
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
@@ -78,7 +79,12 @@ class Feed:
                 raise FeedBroken("the issuer does not know this credential: make one with sekisho verifiers add")
             if response.status_code != 200:
                 raise FeedBroken(f"the issuer answered {response.status_code}")
-            gathered = array("q")
+            await self._read(response, opened_at)
+
+    async def _read(self, response: httpx2.Response, opened_at: float) -> None:
+        gathered, has_beaten, clock = array("q"), False, asyncio.get_running_loop().time
+        # Bytes alone are no sign of life: a proxy on the way can send comments for ever.
+        async with asyncio.timeout(_SILENCE_S) as silence:
             async for event in httpx2.EventSource(response, _MAX_EVENT_BYTES):
                 match event.event:
                     case "snapshot":
@@ -87,8 +93,12 @@ class Feed:
                         self._take_revoked(stream.read_entries(event.data), event.id)
                     case "heartbeat":
                         self._take_heartbeat(event.data, event.id, opened_at)
+                        has_beaten = True
                     case _:  # of a later version; whatever changes what is known has a number that would be missed
                         continue
+                silence.reschedule(clock() + _SILENCE_S)
+        if not has_beaten:
+            raise FeedBroken("the stream ended before its first heartbeat")
 
     def _take_snapshot(self, piece: Entries, event_id: str, gathered: "array[int]") -> None:
         for lapses_at, session_ids in piece.by_time():
@@ -122,7 +132,10 @@ class Feed:
             self._position = None
             raise FeedBroken("a heartbeat before the view is complete")
         heartbeat = stream.read_heartbeat(data)
-        self._freshness.heard(heartbeat, opened_at=opened_at)
+        if self._held.misses_entries():
+            self._position = None
+            raise FeedBroken("this service's clock was put back: what had lapsed may count again")
+        self._freshness.heard(heartbeat, opened_at=opened_at, now=since_boot())
         self._on_heartbeat()
         # By its own word alone a node may be right, and the stream on its way still be late.
         if self._freshness.age_s(now=since_boot()) > FRESH_S:
@@ -132,7 +145,7 @@ class Feed:
         self._failing, self._pause_s = False, _FIRST_PAUSE_S
 
     def _tell(self, url: str, error: Exception) -> None:
-        """Once for each time that it goes wrong; at the next level when tokens are judged by an old view."""
+        """Once for each time that it goes wrong, however many addresses and attempts it takes."""
         if not self._failing:
             self._failing = True
             _log.warning("the feed at %s cannot be followed: %s %s", url, type(error).__name__, error)

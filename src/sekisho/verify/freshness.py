@@ -23,16 +23,17 @@ class Freshness:
         """The time to start begins anew, unless there is a view already."""
         self._began_at = now
 
-    def heard(self, heartbeat: Heartbeat, *, opened_at: float) -> None:
+    def heard(self, heartbeat: Heartbeat, *, opened_at: float, now: float) -> None:
         """Takes a heartbeat of the stream that was asked for at ``opened_at``.
 
         How long it was on its way does not count, for nobody can know that: the node opened the stream after it was
         asked for, and by its own clock ``open_ms`` have passed since. What a proxy held back for a minute is a minute
-        old here. A view never grows older by another node's being behind: entries are only added.
+        old here. A view never grows older by another node's being behind: entries are only added. Nor does it come
+        from the future, as a node whose clock runs fast would have it: it would be young for too long.
         """
         if heartbeat.age_ms is not None:
-            as_of = opened_at + (heartbeat.open_ms - heartbeat.age_ms) / 1000
-            self._complete_as_of = max(as_of, self._complete_as_of or as_of)
+            as_of = min(now, opened_at + (heartbeat.open_ms - heartbeat.age_ms) / 1000)
+            self._complete_as_of = as_of if self._complete_as_of is None else max(as_of, self._complete_as_of)
 
     def age_s(self, *, now: float) -> float:
         """Seconds since every ended session was known; infinite before the first time."""

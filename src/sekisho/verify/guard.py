@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, get_args
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
@@ -22,6 +22,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 START_WAIT_S: Final = 2.0
 
 # What ``Guard`` raises and ``refusal`` answers. Anything else is the application's own and goes its way.
+Refused: TypeAlias = AuthenticationRequired | TokenError | TryLater
 REFUSED: Final = (AuthenticationRequired, TokenError, TryLater)
 
 
@@ -108,7 +109,7 @@ class Refusal:
         return msgspec.json.encode(self.problem)
 
 
-def refusal(error: AuthenticationRequired | TokenError | TryLater) -> Refusal:
+def refusal(error: Refused) -> Refusal:
     """401 with a challenge (RFC 6750 §3), the same for every bad token; or 503 where the token is not to blame.
 
     A 401 for a lost feed would make clients drop sessions that are alive.
@@ -139,8 +140,7 @@ class Exempt:
 
     def __init__(self, paths: Sequence[str]) -> None:
         """Raises ``ValueError`` for a path that does not begin with ``/``, and for a string in place of a list."""
-        # Read letter by letter, "/health" would be eight prefixes, and the first of them everything.
-        if isinstance(paths, str) or not all(path.startswith("/") for path in paths):
+        if not all(path.startswith("/") for path in paths):  # a string fails too, for its letters do not
             raise ValueError("exempt is a list of paths that begin with /")
         self._exact = frozenset(paths)
         self._prefixes = tuple(path for path in self._exact if path.endswith("/") and path != "/")

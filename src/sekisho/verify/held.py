@@ -2,15 +2,20 @@
 
 import threading
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from sekisho.errors import KeyRefused
 from sekisho.tokens.keyring import Keyring
-from sekisho.tokens.revoked import Revocation, RevokedSessions
+from sekisho.tokens.revoked import PackedSessions, Revocation, RevokedSessions
 from sekisho.verify.seen import Seen
 
+InUse: TypeAlias = tuple[Keyring, Seen, Mapping[str, int], PackedSessions | None]
+"""Keys, what was verified by them, and the ended sessions: those of late, and those that are packed."""
+
 ALWAYS: Final = float("inf")
+# An entry lapses so long after the last token that it refuses (the issuer's access tokens, their leeway, and this).
+_ENTRIES_OUTLIVE_S: Final = 60
 
 
 class Held:
@@ -20,12 +25,13 @@ class Held:
         "_allow_shared_secret",
         "_changing",
         "_clock",
+        "_forgotten_until",
         "_remember",
-        "_withdrawn",
         "in_use",
         "revoked",
         "sure_from",
         "sure_until",
+        "withdrawn",
     )
 
     def __init__(
@@ -44,13 +50,15 @@ class Held:
         self._allow_shared_secret = allow_shared_secret
         self._remember = remember
         self._clock = clock
-        self._withdrawn: frozenset[str] = frozenset()
-        self.after_fork()
+        self.withdrawn: frozenset[str] = frozenset()
+        self._forgotten_until = 0
+        self._changing = threading.Lock()  # not on the way of a check
         self.replace_keys(keys)
 
     def after_fork(self) -> None:
-        """In the child: the lock may have been held by a thread that stayed behind."""
-        self._changing = threading.Lock()  # not on the way of a check
+        """In the child: a thread that stayed behind may have held the lock, and have packed without saying so."""
+        self._changing = threading.Lock()
+        self._use(self.in_use[0])
 
     def replace_keys(self, keys: Keyring) -> None:
         """From now on these count. Raises ``KeyRefused``."""
@@ -60,14 +68,14 @@ class Held:
                 "or pass allow_shared_secret=True where issuer and verifier are one service"
             )
         with self._changing:
-            self._use(keys.without(self._withdrawn))
+            self._use(keys.without(self.withdrawn))
 
     def withdraw_key(self, kid: str) -> None:
         """Whatever key set comes later, this key is refused."""
         with self._changing:
-            if kid not in self._withdrawn:
-                self._withdrawn |= {kid}
-                self._use(self.in_use[0].without(self._withdrawn))
+            if kid not in self.withdrawn:
+                self.withdrawn |= {kid}
+                self._use(self.in_use[0].without(self.withdrawn))
 
     def now(self) -> int:
         """The time by which tokens expire here, NumericDate."""
@@ -81,14 +89,29 @@ class Held:
 
     def tidy(self) -> None:
         """Drops what has lapsed."""
-        self.revoked.forget_lapsed(self.now())
-        if self.revoked.wants_packing(self.now()):
+        now = self.now()
+        self._forgotten_until = max(self._forgotten_until, now)
+        self.revoked.forget_lapsed(now)
+        if self.revoked.wants_packing(now):
             self.pack()
+
+    def misses_entries(self) -> bool:
+        """Whether the clock was put back, so that tokens count again whose sessions have been forgotten.
+
+        Says so once: who asks gets all entries anew.
+        """
+        now = self.now()
+        if now >= self._forgotten_until - _ENTRIES_OUTLIVE_S:
+            return False
+        self._forgotten_until = now
+        return True
 
     def pack(self, more: "array[int] | None" = None) -> None:
         """Packs the ended sessions, and those whose packed entries are given."""
         with self._changing:
-            self.revoked.pack(self.now(), more)
+            now = self.now()
+            self._forgotten_until = max(self._forgotten_until, now)
+            self.revoked.pack(now, more)
             self._use(self.in_use[0])
 
     def trust_for(self, seconds: float) -> None:
@@ -105,4 +128,4 @@ class Held:
 
         What is remembered was looked for among the packed sessions, so it goes when those change.
         """
-        self.in_use = keys, Seen(self._remember), self.revoked.lapses_at, self.revoked.packed
+        self.in_use: InUse = keys, Seen(self._remember), self.revoked.lapses_at, self.revoked.packed

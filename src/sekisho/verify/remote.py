@@ -8,10 +8,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -42,6 +42,10 @@ class Remote:
         revocations_urls: Sequence[str],
         credential: str,
     ) -> None:
+        """Raises ``ValueError``."""
+        # A line's end would break the header, and the library's error shows the header, so the log would have it.
+        if not (credential.isascii() and credential.isprintable()) or " " in credential:
+            raise ValueError("credential is what sekisho verifiers add printed, without spaces or line ends")
         self._held = held
         self._credential = credential
         self._ask_urls = [f"{url.rpartition('/')[0]}/introspect" for url in revocations_urls]
@@ -64,6 +68,7 @@ class Remote:
         """In the child of a fork: the thread, and whatever it held, stayed behind in the parent."""
         self._starting = threading.Lock()
         self._ready = threading.Event()
+        self._runs = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
@@ -81,10 +86,11 @@ class Remote:
 
     def close(self) -> None:
         """Ends the thread. What is known stays, and ages."""
-        loop, work, thread = self._loop, self._work, self._thread
-        if loop is not None and work is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(work.cancel)
-        if thread is not None and thread is not threading.current_thread():
+        thread = self._thread
+        if thread is not None:
+            self._runs.wait(_CLOSE_WITHIN_S)  # it may have been started a moment ago
+            if self._work is not None:
+                self._call_in_loop(self._work.cancel)
             thread.join(_CLOSE_WITHIN_S)
         if self._asking is not None:
             self._asking.close()
@@ -107,9 +113,8 @@ class Remote:
 
     def want_keys(self) -> None:
         """A kid was seen that is not known."""
-        loop = self._loop
-        if self.keys is not None and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self.keys.want)
+        if self.keys is not None:
+            self._call_in_loop(self.keys.want)
 
     def ask(self, token: str) -> None:
         """Asks the issuer about a token that is good otherwise. Blocks; raises ``TokenRevoked`` and ``FeedLost``."""
@@ -123,7 +128,7 @@ class Remote:
             try:
                 answer = client.post(url, data={"token": token}, headers=headers)
                 active = msgspec.json.decode(answer.content, type=_Introspection).active if answer.is_success else None
-            except (httpx2.HTTPError, OSError, msgspec.DecodeError) as error:
+            except (httpx2.HTTPError, OSError, ValueError, RecursionError) as error:
                 fault = f"{url}: {type(error).__name__}"
                 continue
             if active is None:
@@ -134,15 +139,23 @@ class Remote:
                 raise TokenRevoked("the issuer says that it is not active")
         raise FeedLost(1, f"the issuer cannot be asked: {fault}")
 
+    def _call_in_loop(self, call: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call)
+
     def _main(self) -> None:
         try:
             asyncio.run(self._run())
         except Exception:  # noqa: BLE001 - whatever it was, the next call starts it anew
             _log.exception("the verifier's thread has ended")
+        finally:
+            self._runs.set()
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._work = asyncio.create_task(self._follow())
+        self._runs.set()
         await asyncio.wait([self._work])
 
     async def _follow(self) -> None:
@@ -192,11 +205,14 @@ def checked_url(url: str, *, allow_http: bool) -> str:
 
     Over plain http anyone on the way could give us keys, or keep an ended session from us.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not host or parts.username is not None or parts.fragment:
+    try:
+        parts = httpx2.URL(url)  # as it will be read when it is asked
+    except httpx2.InvalidURL:
+        raise ValueError("an issuer's address is https://HOST/PATH") from None
+    is_whole = parts.scheme in {"http", "https"} and parts.host and (parts.port or 0) < 65536
+    if not is_whole or parts.userinfo or parts.fragment:
         raise ValueError("an issuer's address is https://HOST/PATH")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_http and not _is_loopback(parts.host):
         raise ValueError("an http address is allowed on this machine alone, or with allow_http=True")
     return url
 

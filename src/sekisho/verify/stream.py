@@ -89,9 +89,15 @@ _HEARTBEAT: Final = msgspec.json.Decoder(Heartbeat)
 
 def read_entries(data: str) -> Entries:
     """Of ``snapshot`` and ``revoked``. Raises ``ValueError`` (msgspec's errors are of that kind)."""
-    return _ENTRIES.decode(data)
+    try:
+        return _ENTRIES.decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_heartbeat(data: str) -> Heartbeat:
     """Raises ``ValueError``."""
-    return _HEARTBEAT.decode(data)
+    try:
+        return _HEARTBEAT.decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

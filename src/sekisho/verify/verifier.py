@@ -43,6 +43,9 @@ _RETRY_AFTER_S: Final = 1
 verifiers: Final["WeakSet[Verifier]"] = WeakSet()
 """Those of this process."""
 
+on_new: Final[list[Callable[["Verifier"], None]]] = []
+"""Called with each verifier that is made. Empty but for tests: ``sekisho.testing``."""
+
 
 class Verifier:
     """Checks access tokens of one issuer for one audience. Safe to call from any thread; never blocks."""
@@ -111,6 +114,32 @@ class Verifier:
         if self._remote is not None and keys is not None and keys.has_shared_secret:
             _log.warning("this verifier checks with a shared secret of its issuer: it could sign tokens itself")
         verifiers.add(self)
+        for prepare in on_new:
+            prepare(self)
+
+    @property
+    def issuer(self) -> str:
+        """Whose tokens are accepted."""
+        return self._issuer
+
+    @property
+    def audience(self) -> str:
+        """For whom they have to be."""
+        return self._audience
+
+    @property
+    def max_lifetime_s(self) -> int:
+        """For how long they may live, in seconds."""
+        return self._max_lifetime_s
+
+    @property
+    def parts(self) -> "tuple[Held, Remote | None]":
+        """What is checked with, and who follows the issuer. ``sekisho.testing`` puts others there for a test."""
+        return self._held, self._remote
+
+    @parts.setter
+    def parts(self, parts: "tuple[Held, Remote | None]") -> None:
+        self._held, self._remote = parts
 
     @property
     def refused(self) -> Mapping[str, int]:

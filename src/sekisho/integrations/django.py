@@ -1,0 +1,163 @@
+"""Django: a middleware for every view, sync or async, and a decorator for single ones.
+
+Settings: ``SEKISHO_VERIFIER`` (a ``Verifier``, or the dotted path of one), ``SEKISHO_WHEN_LOST`` (in place of the
+verifier's own policy) and ``SEKISHO_EXEMPT`` (paths that are open to all, exact ones or prefixes that end in ``/``).
+"""
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeAlias, TypeVar, cast, overload
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.utils.module_loading import import_string
+
+from sekisho.errors import AuthenticationRequired
+from sekisho.tokens.access import AccessClaims
+from sekisho.verify import Verifier, WhenLost
+from sekisho.verify.guard import MEDIA_TYPE, REFUSED, Exempt, Guard, Refused, is_preflight, refusal
+
+View: TypeAlias = Callable[..., Any]
+_View = TypeVar("_View", bound=View)
+
+
+class SekishoMiddleware:
+    """Every view gets its claims (``claims_of``), or is not run. Put it below the CORS middleware, if there is one."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: View) -> None:
+        """Raises ``ImproperlyConfigured`` or ``ValueError`` for settings that cannot be meant."""
+        self._get_response = get_response
+        self._guard = guard_of_settings()
+        self._exempt = Exempt(getattr(settings, "SEKISHO_EXEMPT", ()))
+        self._is_async = iscoroutinefunction(get_response)
+        self.process_view: View = _aprocess_view if self._is_async else _process_view
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> Any:
+        """One request. In an async chain Django awaits what this returns."""
+        if self._is_async:
+            return self._acall(request)
+        if not self._is_open(request):
+            try:
+                request.claims = self._guard.claims(authorization(request))
+            except REFUSED as error:
+                return _refused(error)
+        return self._get_response(request)
+
+    async def _acall(self, request: HttpRequest) -> Any:
+        if not self._is_open(request):
+            try:
+                request.claims = await self._guard.aclaims(authorization(request))
+            except REFUSED as error:
+                return _refused(error)
+        return await self._get_response(request)
+
+    def _is_open(self, request: HttpRequest) -> bool:
+        request.sekisho_exempt = request.path_info in self._exempt
+        return request.sekisho_exempt or is_preflight_of(request)
+
+
+def _process_view(request: HttpRequest, *_: Any) -> HttpResponse | None:
+    """A preflight comes as far as to the view, through every other middleware; the view does not run."""
+    return HttpResponse(status=204) if is_preflight_of(request) and not request.sekisho_exempt else None
+
+
+async def _aprocess_view(request: HttpRequest, *_: Any) -> HttpResponse | None:
+    # Django would send a plain function through a worker thread, on every request.
+    return _process_view(request)
+
+
+@overload
+def require_user(view: _View) -> _View: ...
+@overload
+def require_user(
+    *, verifier: Verifier | None = None, when_lost: WhenLost | None = None
+) -> Callable[[_View], _View]: ...
+def require_user(
+    view: View | None = None, *, verifier: Verifier | None = None, when_lost: WhenLost | None = None
+) -> View:
+    """Guards one view, async or not: ``@require_user``, or ``@require_user(verifier=…, when_lost=…)``.
+
+    What is not given comes from the settings. For a class: ``require_user(SomeView.as_view())``.
+    """
+    if view is None:
+        return lambda view: _guarded(view, verifier, when_lost)
+    return _guarded(view, verifier, when_lost)
+
+
+def _guarded(view: _View, verifier: Verifier | None, when_lost: WhenLost | None) -> _View:
+    def guard() -> Guard:  # not before the first request: settings may come later than views
+        return guard_of_settings() if verifier is None and when_lost is None else _guard_of(verifier, when_lost)
+
+    @wraps(view)
+    async def asynchronous(request: HttpRequest, *args: Any, **named: Any) -> Any:
+        try:
+            request.claims = await guard().aclaims(authorization(request))
+        except REFUSED as error:
+            return _answer(error, request)
+        return await view(request, *args, **named)
+
+    @wraps(view)
+    def synchronous(request: HttpRequest, *args: Any, **named: Any) -> Any:
+        try:
+            request.claims = guard().claims(authorization(request))
+        except REFUSED as error:
+            return _answer(error, request)
+        return view(request, *args, **named)
+
+    return cast("_View", asynchronous if iscoroutinefunction(view) else synchronous)
+
+
+def claims_of(request: HttpRequest) -> AccessClaims:
+    """The claims of a request that was let through.
+
+    Raises ``AuthenticationRequired`` where no guard stood, as on exempt paths: not to be caught, but to be mended.
+    """
+    claims = getattr(request, "claims", None)
+    if not isinstance(claims, AccessClaims):
+        raise AuthenticationRequired("no guard has let this request through")
+    return claims
+
+
+def guard_of_settings() -> Guard:
+    """The guard that the settings describe. Raises ``ImproperlyConfigured`` or ``ValueError``."""
+    return _guard_of(None, None)
+
+
+def authorization(request: HttpRequest) -> list[str]:
+    """The values of the Authorization headers; servers make one of several, with commas, which no token has."""
+    value = request.META.get("HTTP_AUTHORIZATION")
+    return [] if value is None else [value]
+
+
+def is_preflight_of(request: HttpRequest) -> bool:
+    """Whether it is a CORS preflight."""
+    return request.method == "OPTIONS" and is_preflight("OPTIONS", {name.lower(): "" for name in request.headers})
+
+
+def _guard_of(verifier: Verifier | None, when_lost: WhenLost | None) -> Guard:
+    named = verifier if verifier is not None else getattr(settings, "SEKISHO_VERIFIER", None)
+    return _guard(named, when_lost or getattr(settings, "SEKISHO_WHEN_LOST", None))
+
+
+@cache  # one for all that share a verifier and a policy, and read from the settings once
+def _guard(verifier: Verifier | str | None, when_lost: WhenLost | None) -> Guard:
+    found = import_string(verifier) if isinstance(verifier, str) else verifier
+    if not isinstance(found, Verifier):
+        raise ImproperlyConfigured("SEKISHO_VERIFIER is a sekisho.Verifier or the dotted path of one")
+    return Guard(found, when_lost)
+
+
+def _answer(error: Refused, request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=204) if is_preflight_of(request) else _refused(error)
+
+
+def _refused(error: Refused) -> HttpResponse:
+    refused = refusal(error)
+    return HttpResponse(refused.body, status=refused.status, headers=refused.headers, content_type=MEDIA_TYPE)

@@ -1,0 +1,109 @@
+"""Starlette and other ASGI applications: a middleware for all of one, a decorator for single endpoints."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeAlias
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sekisho.errors import AuthenticationRequired
+from sekisho.tokens.access import AccessClaims
+from sekisho.verify import Verifier, WhenLost
+from sekisho.verify.guard import MEDIA_TYPE, REFUSED, Exempt, Guard, Refused, is_preflight, refusal, route_path
+
+Endpoint: TypeAlias = Callable[[Request], Any]
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 §7.4.1
+
+
+class RequireUser:
+    """ASGI middleware: behind it, every HTTP request and websocket has its claims in ``scope["state"]["claims"]``.
+
+    A CORS preflight passes without: whatever is behind must do nothing for OPTIONS but answer it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, verifier: Verifier, when_lost: WhenLost | None = None, exempt: Sequence[str] = ()
+    ) -> None:
+        """``exempt``: paths that are open to all, exact ones or prefixes that end in ``/``.
+
+        ``when_lost``: in place of the verifier's own policy.
+        """
+        self._app = app
+        self._guard = Guard(verifier, when_lost)
+        self._exempt = Exempt(exempt)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, by the ASGI specification."""
+        if scope["type"] != "lifespan" and not self._is_open(scope):
+            try:
+                claims = await self._guard.aclaims(Headers(scope=scope).getlist("authorization"))
+            except REFUSED as error:
+                await _refuse(error, scope, receive, send)
+                return
+            scope.setdefault("state", {})["claims"] = claims
+        await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        if scope["type"] == "http" and is_preflight(scope["method"], Headers(scope=scope)):
+            return True
+        return route_path(scope["path"], scope.get("root_path", "")) in self._exempt
+
+
+def require_user(verifier: Verifier, when_lost: WhenLost | None = None) -> Callable[[Endpoint], Endpoint]:
+    """Guards one endpoint function, async or not. ``when_lost``: in place of the verifier's own policy."""
+    guard = Guard(verifier, when_lost)
+
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)
+        async def asynchronous(request: Request) -> Any:
+            try:
+                claims = await guard.aclaims(request.headers.getlist("authorization"))
+            except REFUSED as error:
+                return _answer(error, request)
+            request.state.claims = claims
+            return await endpoint(request)
+
+        @wraps(endpoint)
+        def synchronous(request: Request) -> Any:  # Starlette runs it in a worker thread
+            try:
+                claims = guard.claims(request.headers.getlist("authorization"))
+            except REFUSED as error:
+                return _answer(error, request)
+            request.state.claims = claims
+            return endpoint(request)
+
+        return asynchronous if iscoroutinefunction(endpoint) else synchronous
+
+    return guarded
+
+
+def claims_of(request: HTTPConnection) -> AccessClaims:
+    """The claims of a request or websocket that was let through.
+
+    Raises ``AuthenticationRequired`` where no guard stood, as on exempt paths: not to be caught, but to be mended.
+    """
+    claims = request.scope.get("state", {}).get("claims")
+    if not isinstance(claims, AccessClaims):
+        raise AuthenticationRequired("no guard has let this request through")
+    return claims
+
+
+def _answer(error: Refused, request: Request) -> Response:
+    """To a preflight an empty one, for the CORS middleware to add its headers to; the endpoint does not run."""
+    return Response(status_code=204) if is_preflight(request.method, request.headers) else _refusal(error)
+
+
+def _refusal(error: Refused) -> Response:
+    refused = refusal(error)
+    return Response(refused.body, refused.status, refused.headers, media_type=MEDIA_TYPE)
+
+
+async def _refuse(error: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # the server answers 403
+    else:
+        await _refusal(error)(scope, receive, send)
