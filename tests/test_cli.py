@@ -100,6 +100,7 @@ def test_the_commands_are_those_of_the_contract():
         "db upgrade",
         *(f"users {name}" for name in ("create", "list", "disable")),
         *(f"sessions {name}" for name in ("list", "show", "end")),
+        *(f"verifiers {name}" for name in ("add", "list", "remove")),
         "token inspect",
     }
 

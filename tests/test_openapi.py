@@ -25,6 +25,7 @@ OPEN_CALLS = [
 ]
 USERS_CALLS = ["POST /logout", "POST /logout/all", "POST /password", "GET /me", "GET /sessions"]
 USERS_CALLS += ["DELETE /sessions/{session_id}"]
+VERIFIERS_CALLS = ["POST /introspect"]
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 # That an e-mail address of the right shape is accepted is more than the description promises.
 NOT_PROMISED = [positive_data_acceptance]
@@ -103,6 +104,14 @@ def test_with_a_bad_one(described, call):
     assert statuses <= {400, 401, 415, 422}  # a body that cannot be read is not read on
 
 
+def test_with_a_verifiers_credential(described):
+    credential = described[0].run("verifiers", "add", secrets.token_hex(8)).strip()
+    statuses = try_out(described, VERIFIERS_CALLS[0], examples=40, credential=f"Bearer {credential}")
+    assert 200 in statuses
+    assert statuses <= {200, 400, 415, 422}
+    assert try_out(described, VERIFIERS_CALLS[0], examples=5, credential="Bearer garbage") == {401}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("call", [*OPEN_CALLS, *USERS_CALLS[1:]])
 def test_at_length(described, call):
@@ -122,7 +131,7 @@ def test_every_call_of_the_contract_is_described(document):
     calls = {
         f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item if method in METHODS
     }
-    assert calls == {*OPEN_CALLS, *USERS_CALLS}
+    assert calls == {*OPEN_CALLS, *USERS_CALLS, *VERIFIERS_CALLS}  # and the feed, which is no call with an answer
 
 
 def test_every_error_is_a_problem(document):
@@ -136,9 +145,18 @@ def test_every_error_is_a_problem(document):
             assert call["description"], path
 
 
+def guarded_by(document, scheme):
+    return {
+        path
+        for path, item in document["paths"].items()
+        for call in item.values()
+        if any(scheme in way for way in call.get("security", []))
+    }
+
+
 def test_only_calls_for_users_ask_for_the_access_token(document):
-    guarded = {path for path, item in document["paths"].items() for call in item.values() if call.get("security")}
-    assert guarded == {call.partition(" ")[2] for call in USERS_CALLS}
+    assert guarded_by(document, "AccessToken") == {call.partition(" ")[2] for call in USERS_CALLS}
+    assert guarded_by(document, "VerifierCredential") == {call.partition(" ")[2] for call in VERIFIERS_CALLS}
     assert document["paths"]["/logout"]["post"]["security"] == [{"AccessToken": []}, {}]  # or a body, or neither
     assert document["components"]["securitySchemes"]["AccessToken"]["scheme"] == "bearer"
 

@@ -499,3 +499,70 @@ async def test_the_loop_survives_a_database_that_is_away_and_tells_it_once(datab
     loop.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loop
+
+
+# --- what the feed is told -----------------------------------------------------------------------------------------
+
+
+class Told:
+    """What a watch passes on."""
+
+    def __init__(self, node: Node) -> None:
+        self.sessions: list[str] = []
+        self.keys: list[str] = []
+        node.watch._on_sessions = self.sessions.extend
+        node.watch._on_key = self.keys.append
+
+
+async def test_what_is_new_is_passed_on_once_wherever_it_came_from(database, node):
+    before = await append(database)
+    told = Told(node)
+    await node.watch.load()
+    assert (told.sessions, node.refuses(before)) == ([], [True])  # nobody follows yet; snapshots have it
+    theirs, ours = await append(database), await append(database)
+    entry = await database.read(lambda tx: tx.revocations.live(now_us=0)[-1])
+    node.watch.announce([Ended(session_id=ours, user_id=None, cause=Cause.LOGOUT, lapses_at_us=entry.lapses_at_us)])
+    assert told.sessions == [str(ours)]
+    for _ in range(3):
+        await node.watch.poll()
+    await node.watch.load()
+    assert told.sessions == [str(ours), str(theirs)]
+    again = await append(database, session_id=theirs, lapses_in_us=2 * HOUR_US)  # it lapses later now
+    await node.watch.poll()
+    assert told.sessions == [str(ours), str(theirs), str(again)]
+
+
+async def test_keys_are_passed_on_once_from_the_first_look_on(database, node):
+    other = Node(database)
+    await other.watch.withdraw_key("first")
+    told = Told(node)
+    await node.watch.load()
+    assert told.keys == ["first"]
+    await other.watch.withdraw_key("second")
+    await node.watch.poll()
+    await node.watch.poll()
+    await node.watch.load()
+    assert (told.keys, node.watch.key_ids) == (["first", "second"], {"first", "second"})
+    assert len(node.revoked) == 0
+    row, _ = await database.read(lambda tx: tx.revocations.live(now_us=0))
+    kept_s = row.lapses_at_us // MICROSECONDS - now_s()
+    assert abs(kept_s - 400 * 86_400) < 60
+
+
+async def test_a_key_that_a_failover_lost_is_put_back(database, node):
+    await node.watch.withdraw_key("lost")
+    await node.watch.load()
+    async with bare(database) as connection:
+        await connection.execute(text("DELETE FROM revocations"))
+    await node.watch.poll()
+    await node.watch.poll()
+    assert [row.key_id for row in await database.read(lambda tx: tx.revocations.live(now_us=0))] == ["lost"]
+
+
+async def test_an_entry_is_of_a_session_or_of_a_key(database):
+    for values in ("NULL, NULL", f"'{uuid4().hex}', 'kid'"):
+        with pytest.raises(StorageUnavailable):
+            async with bare(database) as connection:
+                await connection.execute(
+                    text(f"INSERT INTO revocations (session_id, key_id, lapses_at_us) VALUES ({values}, 1)")
+                )

@@ -189,6 +189,14 @@ class AuthenticationRequired(SekishoError):
     text_ja = "ログインしてください。"
 
 
+class VerifierRefused(SekishoError):
+    """The credential is not one of those that ``sekisho verifiers add`` has made and that still count."""
+
+    code = "verifier_refused"
+    text_en = "The verifier's credential is not valid."
+    text_ja = "検証サービスの資格情報が無効です。"
+
+
 class RefreshRefused(_OneAnswer):
     """A refresh token was refused. Whatever the cause, the caller gets one identical answer."""
 

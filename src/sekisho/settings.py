@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(
         default=None,
-        description="Redis (redis://, rediss:// or unix://) makes several nodes count failed attempts together. "
-        "Nothing is lost when it is.",
+        description="Redis (redis://, rediss:// or unix://) makes several nodes count failed attempts together "
+        "and hear of ended sessions at once. Nothing is lost when it is.",
     )
     issuer: str = Field(
         default="http://127.0.0.1:8400",

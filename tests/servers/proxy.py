@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -89,6 +89,16 @@ class Proxy:
     def cut_all(self) -> None:
         """Resets every connection there is."""
         self._in_loop(self._cut_all())
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Meanwhile nothing passes and nobody is told: connections neither go on nor end, and new ones wait."""
+        go_on = threading.Event()
+        self._loop.call_soon_threadsafe(go_on.wait)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -2,7 +2,7 @@
 
 import typer
 
-from sekisho.cli import database, keys, serve, sessions, token, users
+from sekisho.cli import database, keys, serve, sessions, token, users, verifiers
 
 app = typer.Typer(
     help="Sekisho: accounts, sessions and tokens for Python services. Settings come from SEKISHO_… variables.",
@@ -16,4 +16,5 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(database.app, name="db")
 app.add_typer(users.app, name="users")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(verifiers.app, name="verifiers")
 app.add_typer(token.app, name="token")

@@ -4,14 +4,14 @@ from typing import Annotated, Final
 
 import typer
 
-from sekisho.cli.output import AsJson, show_rows, time_text
-from sekisho.errors import KeyRefused
+from sekisho.cli.output import AsJson, show_rows, there_is_a_database, time_text, with_server_parts
+from sekisho.errors import KeyRefused, StartRefused, StorageUnavailable
 from sekisho.settings import Settings
 from sekisho.sources import KeySource, source_from
 from sekisho.tokens.algorithms import AlgorithmName
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.keys import Key, Purpose
-from sekisho.web.app import LEEWAY_S
+from sekisho.web.app import LEEWAY_S, Sekisho
 from sekisho.wire import now_s
 
 # How long a key is published before it signs: longer than verifiers cache a key set, so that none meets a token whose
@@ -102,8 +102,28 @@ def retire(
         raise KeyRefused(
             f"tokens made with {_named(key)} may be in use until {time_text(needed_until)}: wait, or use --force"
         )
-    source.store(key_set.retired(kid, now=time).to_json(), expected=document)
+    if key.state != "retired":
+        source.store(key_set.retired(kid, now=time).to_json(), expected=document)
+    if key.purpose == "sign":
+        _announce(key)
     typer.echo(f"Retired {_named(key)}.")
+
+
+def _announce(key: Key) -> None:
+    """Verifiers elsewhere drop the key at once, whatever key set they still hold."""
+
+    async def work(sekisho: Sekisho) -> None:
+        await sekisho.withdraw_key(key.kid)
+
+    if not there_is_a_database():
+        return  # and so no server that anyone could follow
+    try:
+        with_server_parts(work)
+    except (StorageUnavailable, StartRefused) as error:
+        raise KeyRefused(
+            f"{_named(key)} is retired in the key set, but verifiers elsewhere were not told "
+            f"({error.detail}): run this command again"
+        ) from None
 
 
 def _source() -> tuple[Settings, KeySource]:

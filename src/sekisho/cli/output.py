@@ -41,11 +41,20 @@ def with_server_parts(work: Callable[[Sekisho], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
+def there_is_a_database() -> bool:
+    """False where SQLite's file has not been made yet."""
+    return _missing_file(Database(Settings().database_url.get_secret_value())) is None
+
+
 def _expect_file(database: Database) -> None:
     """SQLite would make an empty one, and in a wrong folder the answer would be that there are no accounts."""
-    path = database.url.database
-    if database.is_sqlite and path and not Path(path).exists():
+    if (path := _missing_file(database)) is not None:
         raise StartRefused(f"there is no database at {path}: type sekisho serve or sekisho db upgrade first")
+
+
+def _missing_file(database: Database) -> str | None:
+    path = database.url.database
+    return path if database.is_sqlite and path and not Path(path).exists() else None
 
 
 def line_of_input(what: str) -> str:

@@ -45,6 +45,9 @@ class Event(StrEnum):
     STORAGE_FAILED = "storage_failed"
     STORAGE_BACK = "storage_back"
     REVOCATIONS_PUT_BACK = "revocations_put_back"
+    FEED_READER_CUT = "feed_reader_cut"
+    GRAPEVINE_LOST = "grapevine_lost"
+    GRAPEVINE_BACK = "grapevine_back"
     KEYS_CREATED = "keys_created"
     KEYS_CHANGED = "keys_changed"
     KEYS_REFUSED = "keys_refused"
@@ -59,6 +62,7 @@ _WARNINGS: Final = frozenset(
         Event.THEFT_FOUND,
         Event.STORAGE_FAILED,
         Event.REVOCATIONS_PUT_BACK,
+        Event.GRAPEVINE_LOST,
         Event.KEYS_REFUSED,
         Event.OVERLOADED,
         Event.CRASHED,

@@ -4,10 +4,13 @@ Ids are handed out before commits, so rows can appear out of order: besides ever
 round asks for the ids that were missing below it. A gap that stays (a rollback took its id) is forgotten after 60 s.
 A database that failed over may have lost rows and give their ids to others: then the whole table is read again, and
 what this node knows beyond it is put back.
+
+Whatever is new to this node, by its own commits or by the table, is passed on once: to the feed that other verifiers
+follow. A word from another node (``Grapevine``) only makes the next look come sooner.
 """
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -15,11 +18,13 @@ from uuid import UUID
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended, RevocationRow, Storage, Transaction
+from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Grapevine, RevocationRow, Storage, Transaction
 from sekisho.tokens.revoked import Revocation, RevokedSessions
-from sekisho.wire import now_us
+from sekisho.wire import now_us, since_boot
 
 POLL_S: Final = 0.2
+KEY_KEPT_S: Final = 400 * 86_400  # a key's entry; verifiers keep it for the life of their process
+_APART_S: Final = 0.02  # rounds that words from other nodes ask for
 _GAP_KEPT_S: Final = 60.0
 _MOST_GAPS: Final = 4000  # asked for in each round; beyond it the whole table is read again
 _LOOK_BACK: Final = 2000  # ids below the highest that may still commit: the purge takes 1000 in one transaction
@@ -37,9 +42,18 @@ class RevocationWatch:
         storage: Storage,
         revoked: RevokedSessions,
         events: Events,
-        monotonic: Callable[[], float] = time.monotonic,
+        on_sessions: Callable[[Mapping[str, int]], None] | None = None,
+        on_key: Callable[[str], None] | None = None,
+        grapevine: Grapevine | None = None,
+        monotonic: Callable[[], float] = since_boot,
         clock: Callable[[], int] = now_us,
     ) -> None:
+        """``on_sessions``: ended sessions that are new here, and when each lapses. ``on_key``: a key withdrawn."""
+        self.key_ids: set[str] = set()
+        self._on_sessions = on_sessions
+        self._on_key = on_key
+        self._grapevine = grapevine
+        self._word = asyncio.Event()
         self._storage = storage
         self._revoked = revoked
         self._events = events
@@ -60,7 +74,19 @@ class RevocationWatch:
 
     def announce(self, ended: Sequence[Ended]) -> None:
         """What this node has just committed bites here at once."""
-        self._revoked.add(Revocation(str(entry.session_id), _seconds_up(entry.lapses_at_us)) for entry in ended)
+        self._take({str(entry.session_id): _seconds_up(entry.lapses_at_us) for entry in ended})
+        if ended:
+            self._tell_nodes()
+
+    async def withdraw_key(self, kid: str) -> None:
+        """From now on every verifier refuses what this key has signed. Raises ``StorageUnavailable``."""
+        await self._storage.write(partial(_append_keys, [kid]))
+        self._take_keys([kid])
+        self._tell_nodes()
+
+    def look_soon(self) -> None:
+        """Another node says that there is something new."""
+        self._word.set()
 
     def knows(self, session_id: UUID) -> bool:
         """Whether this session's access tokens are refused already."""
@@ -78,6 +104,7 @@ class RevocationWatch:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""
         began = self._monotonic()
         lost = dict(self._revoked.lapses_at)  # of what was known before, what the table does not have
+        lost_keys = set(self.key_ids)
         (now_us, self._offset_us), highest = await self._storage.read(
             lambda tx: (_times(tx, self._clock), tx.revocations.highest())
         )
@@ -91,11 +118,14 @@ class RevocationWatch:
             self._add(rows, now_us)
             for row in rows:
                 lost.pop(str(row.session_id), None)
+                lost_keys.discard(row.key_id or "")
             after_id = rows[-1].id if len(rows) == _PAGE else None
         self._missing = dict.fromkeys(missing, began)
         self._highest = highest
         self._read_at = began
         await self._put_back({sid: at * MICROSECONDS for sid, at in lost.items() if at * MICROSECONDS > now_us})
+        if lost_keys:
+            await self._storage.write(partial(_append_keys, sorted(lost_keys)))
         self._whole_next = False
 
     async def poll(self) -> None:
@@ -111,6 +141,7 @@ class RevocationWatch:
     async def run(self) -> None:
         """Rounds for ever, until cancelled. A database that is down is told once, and once when it is back."""
         while True:
+            self._word.clear()
             try:
                 await self.poll()
             except StorageUnavailable as error:
@@ -121,7 +152,10 @@ class RevocationWatch:
                 if self._failing:
                     self._events.record(Event.STORAGE_BACK, "revocations")
                 self._failing = False
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(min(_APART_S, POLL_S))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S - _APART_S):
+                    await self._word.wait()
 
     async def _follow(self) -> bool:
         """Takes what is new; False when that cannot be told from the ids, and only a full load will do."""
@@ -162,9 +196,28 @@ class RevocationWatch:
             self._events.record(Event.REVOCATIONS_PUT_BACK, number=len(ids))
 
     def _add(self, rows: Sequence[RevocationRow], now_us: int) -> None:
-        self._revoked.add(
-            Revocation(str(row.session_id), _seconds_up(row.lapses_at_us)) for row in rows if row.lapses_at_us >= now_us
-        )
+        live = [row for row in rows if row.lapses_at_us >= now_us]
+        self._take({str(row.session_id): _seconds_up(row.lapses_at_us) for row in live if row.session_id})
+        self._take_keys([row.key_id for row in live if row.key_id])
+
+    def _take(self, entries: Mapping[str, int]) -> None:
+        known = self._revoked.lapses_at
+        new = {sid: lapses_at for sid, lapses_at in entries.items() if lapses_at > known.get(sid, 0)}
+        self._revoked.add(Revocation(sid, lapses_at) for sid, lapses_at in new.items())
+        # Before the first look nobody follows this node yet: a whole table need not go through the feed.
+        if new and self._on_sessions is not None and self._read_at is not None:
+            self._on_sessions(new)
+
+    def _take_keys(self, kids: Sequence[str]) -> None:
+        for kid in kids:
+            if kid not in self.key_ids:
+                self.key_ids.add(kid)
+                if self._on_key is not None:
+                    self._on_key(kid)
+
+    def _tell_nodes(self) -> None:
+        if self._grapevine is not None:
+            self._grapevine.tell()
 
 
 def _times(tx: Transaction, clock: Callable[[], int]) -> tuple[int, int]:
@@ -179,6 +232,12 @@ def _end_anew(session_ids: Sequence[UUID], lapses_at_us: Mapping[str, int], tx: 
     revived = tx.sessions.end(cause=Cause.LOGOUT, now_us=tx.now_us(), lapses_at_us=latest_us, session_ids=session_ids)
     for session_id in set(session_ids) - {entry.session_id for entry in revived}:
         tx.revocations.append(session_id, lapses_at_us=lapses_at_us[str(session_id)])
+
+
+def _append_keys(kids: Sequence[str], tx: Transaction) -> None:
+    lapses_at_us = tx.now_us() + KEY_KEPT_S * MICROSECONDS
+    for kid in kids:
+        tx.revocations.append_key(kid, lapses_at_us=lapses_at_us)
 
 
 def _page(now_us: int, after_id: int, tx: Transaction) -> Sequence[RevocationRow]:

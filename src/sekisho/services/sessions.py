@@ -101,6 +101,20 @@ class Sessions:
 
         return await self.storage.read(work)
 
+    async def is_live(self, user_id: UUID, session_id: UUID) -> bool:
+        """Whether the session goes on, by its row and its user's: the last word, wherever it is asked for."""
+
+        def work(tx: Transaction) -> bool:
+            session = tx.sessions.find(session_id)
+            return (
+                session is not None
+                and session.user_id == user_id
+                and not session.user_disabled
+                and not session.is_over(tx.now_us())
+            )
+
+        return await self.storage.read(work)
+
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
         """Ends one of the user's own sessions. Raises ``SessionNotFound`` for any other, whoever owns it."""
         await self._end(Cause.ENDED_BY_USER, session_id, user_id)

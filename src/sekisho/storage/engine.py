@@ -22,6 +22,7 @@ from sekisho.storage.revocations import SqlRevocations
 from sekisho.storage.schema import chores, devices, revocations, sessions, thefts
 from sekisho.storage.sessions import PG_NOW_US, SqlSessions
 from sekisho.storage.users import SqlUsers
+from sekisho.storage.verifiers import SqlVerifiers
 from sekisho.wire import now_us
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class SqlTransaction:
         self.sessions = SqlSessions(connection)
         self.revocations = SqlRevocations(connection)
         self.devices = SqlDevices(connection)
+        self.verifiers = SqlVerifiers(connection)
 
     def now_us(self) -> int:
         """The database's time; on SQLite the node's, when the transaction began."""

@@ -131,11 +131,20 @@ class TheftRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RevocationRow:
-    """A row that the nodes follow by id."""
+    """A row that the nodes follow by id: of an ended session, or of a signing key that was withdrawn."""
 
     id: int
-    session_id: UUID
+    session_id: UUID | None
+    key_id: str | None
     lapses_at_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifierRow:
+    """A service that may follow the revocations and ask about tokens."""
+
+    name: str
+    created_at_us: int
 
 
 class Users(Protocol):
@@ -217,6 +226,8 @@ class Revocations(Protocol):
 
     def append(self, session_id: UUID, *, lapses_at_us: int) -> None: ...  # noqa: D102
 
+    def append_key(self, key_id: str, *, lapses_at_us: int) -> None: ...  # noqa: D102
+
     def live(self, *, now_us: int, after_id: int = 0, limit: int | None = None) -> Sequence[RevocationRow]:
         """Rows that have not lapsed, by id; at most ``limit`` of those above ``after_id``."""
         ...
@@ -242,6 +253,22 @@ class Devices(Protocol):
     def forget_all(self, user_id: UUID) -> None: ...  # noqa: D102
 
 
+class Verifiers(Protocol):
+    """Credentials of the services that verify tokens elsewhere. Only their SHA-256 is kept."""
+
+    def add(self, name: str, *, credential_hash: bytes, now_us: int) -> bool:
+        """False when there is one of this name."""
+        ...
+
+    def remove(self, name: str) -> bool:
+        """False when there is none."""
+        ...
+
+    def all(self) -> Sequence[VerifierRow]: ...  # noqa: D102
+
+    def name_of(self, credential_hash: bytes) -> str | None: ...  # noqa: D102
+
+
 class Transaction(Protocol):
     """What can be done within one transaction."""
 
@@ -256,6 +283,9 @@ class Transaction(Protocol):
 
     @property
     def devices(self) -> Devices: ...  # noqa: D102
+
+    @property
+    def verifiers(self) -> Verifiers: ...  # noqa: D102
 
     def now_us(self) -> int:
         """The database's time, microseconds since 1970 (on SQLite the node's, when the transaction began)."""
@@ -304,3 +334,17 @@ class Storage(Protocol):
     async def read_slowly(self, work: Callable[[Transaction], T]) -> T:
         """As ``read``, without the time limit of requests: for chores that look at whole tables."""
         ...
+
+
+class Grapevine(Protocol):
+    """Word among the nodes that the revocation table has something new. A hint: it may come late, or not at all."""
+
+    def tell(self) -> None:
+        """Returns at once, and never fails."""
+        ...
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Calls ``heard`` at each word from any node, for ever."""
+        ...
+
+    async def close(self) -> None: ...  # noqa: D102

@@ -19,6 +19,10 @@ class SqlRevocations:
         """One more entry."""
         self.append_all([session_id], lapses_at_us=lapses_at_us)
 
+    def append_key(self, key_id: str, *, lapses_at_us: int) -> None:
+        """One more entry, of a signing key."""
+        self._connection.execute(insert(revocations), {"key_id": key_id, "lapses_at_us": lapses_at_us})
+
     def append_all(self, session_ids: Sequence[UUID], *, lapses_at_us: int) -> None:
         """One more entry for each session."""
         rows = [{"session_id": session_id, "lapses_at_us": lapses_at_us} for session_id in session_ids]

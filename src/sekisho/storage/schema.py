@@ -1,7 +1,7 @@
 """The tables. Times are whole microseconds since 1970 (``_us``), the database's own on PostgreSQL.
 
 Nothing in here is usable by whoever steals it: passwords as argon2id or bcrypt, refresh tokens not at all (only the
-salt that makes them), device tokens as SHA-256.
+salt that makes them), device tokens and verifiers' credentials as SHA-256.
 """
 
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    CheckConstraint,
     Column,
     ForeignKey,
     Index,
@@ -72,8 +73,10 @@ revocations: Final = Table(
     metadata,
     # Nodes follow this table by id, so an id must never come twice, not even after the newest row was purged.
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("session_id", Uuid, nullable=False),
+    Column("session_id", Uuid),  # an ended session …
+    Column("key_id", Text),  # … or a signing key that was withdrawn
     Column("lapses_at_us", BigInteger, nullable=False, index=True),
+    CheckConstraint("(session_id IS NULL) <> (key_id IS NULL)", name="revocations_one_id_ck"),
     sqlite_autoincrement=True,
 )
 
@@ -103,6 +106,14 @@ devices: Final = Table(
     Column("token_hash", LargeBinary, primary_key=True),  # SHA-256 of the random value in the device's cookie
     Column("user_id", Uuid, ForeignKey(users.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("last_seen_at_us", BigInteger, nullable=False, index=True),
+)
+
+verifiers: Final = Table(
+    "verifiers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("credential_hash", LargeBinary, nullable=False, unique=True),  # SHA-256 of a random value
+    Column("created_at_us", BigInteger, nullable=False),
 )
 
 chores: Final = Table(

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 _SPAN_S: Final = 256
 _SPANS: Final = 32
 _SPAN_BITS: Final = 5
-_SPANS_AHEAD: Final = 16  # 68 minutes: a token lives for an hour at most. What lies further on in the circle has passed
+_SPANS_AHEAD: Final = 16  # 68 minutes: a token lives for an hour at most
 _HASH: Final = ~(_SPANS - 1)
 _RECENT_AT_LEAST: Final = 1024
 _SLICES: Final = 64  # sorted one by one: all at once would need five times the memory that is left afterwards
@@ -53,10 +53,10 @@ class PackedSessions:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def without_lapsed(self, now: int) -> Iterator[int]:
-        """The keys whose span of time is not over."""
+    def without_lapsed(self, now: int, packed_in: int) -> Iterator[int]:
+        """The keys whose span of time is not over; none had lapsed before the span ``packed_in``."""
         first = now // _SPAN_S
-        return (key for key in self._keys if key - first & (_SPANS - 1) <= _SPANS_AHEAD)
+        return (key for key in self._keys if packed_in + (key - packed_in & (_SPANS - 1)) >= first)
 
 
 class RevokedSessions:
@@ -104,7 +104,7 @@ class RevokedSessions:
                 recent.append(key_of(session_id, lapses_at))
             elif lapses_at >= now:
                 rest[session_id] = lapses_at
-        before = () if self.packed is None else self.packed.without_lapsed(now)
+        before = () if self.packed is None else self.packed.without_lapsed(now, self._packed_in)
         keys = _in_order(array("q", chain(before, recent, more or ())))
         self.packed = PackedSessions(keys) if keys else None
         self.lapses_at = rest

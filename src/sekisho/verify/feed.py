@@ -13,7 +13,7 @@ from sekisho.tokens.revoked import Revocation, fits, key_of
 from sekisho.verify import stream
 from sekisho.verify.freshness import FRESH_S, Freshness
 from sekisho.verify.held import Held
-from sekisho.verify.stream import Entries, Position
+from sekisho.verify.stream import Position
 from sekisho.wire import since_boot
 
 _log: Final = logging.getLogger("sekisho.verify")
@@ -88,9 +88,9 @@ class Feed:
             async for event in httpx2.EventSource(response, _MAX_EVENT_BYTES):
                 match event.event:
                     case "snapshot":
-                        self._take_snapshot(stream.read_entries(event.data), event.id, gathered)
+                        self._take_snapshot(event.data, event.id, gathered)
                     case "revoked":
-                        self._take_revoked(stream.read_entries(event.data), event.id)
+                        self._take_revoked(event.data, event.id)
                     case "heartbeat":
                         self._take_heartbeat(event.data, event.id, opened_at)
                         has_beaten = True
@@ -100,7 +100,9 @@ class Feed:
         if not has_beaten:
             raise FeedBroken("the stream ended before its first heartbeat")
 
-    def _take_snapshot(self, piece: Entries, event_id: str, gathered: "array[int]") -> None:
+    def _take_snapshot(self, data: str, event_id: str, gathered: "array[int]") -> None:
+        self._position = None  # until its end is here, nothing can be resumed
+        piece = stream.read_entries(data)
         for lapses_at, session_ids in piece.by_time():
             if piece.more and fits(lapses_at, self._held.now()):
                 gathered.extend([key_of(session_id, lapses_at) for session_id in session_ids])
@@ -109,16 +111,16 @@ class Feed:
         for kid in piece.keys:
             self._held.withdraw_key(kid)
         if piece.more:
-            self._position = None  # until its end is here, nothing can be resumed
             return
         if gathered:
             self._held.pack(gathered)
             del gathered[:]
         self._position = _known(event_id)
 
-    def _take_revoked(self, entries: Entries, event_id: str) -> None:
+    def _take_revoked(self, data: str, event_id: str) -> None:
         expected = self._position and self._position._replace(number=self._position.number + 1)
-        position, self._position = _known(event_id), None  # if this fails, a snapshot is asked for
+        self._position = None  # if this fails, a snapshot is asked for
+        position, entries = _known(event_id), stream.read_entries(data)
         if position != expected:
             raise FeedBroken("an event is missing")
         for lapses_at, session_ids in entries.by_time():

@@ -35,7 +35,7 @@ class KeySetClient:
         """``use`` takes each new ring; it may raise ``KeyRefused``."""
         self._url = url
         self._use = use
-        self._document = b""
+        self._document: bytes | None = None
         self._wanted: asyncio.Event | None = None
         self._failing = False
         self.fault = "they have not been fetched yet"

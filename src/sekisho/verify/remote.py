@@ -46,6 +46,8 @@ class Remote:
         # A line's end would break the header, and the library's error shows the header, so the log would have it.
         if not (credential.isascii() and credential.isprintable()) or " " in credential:
             raise ValueError("credential is what sekisho verifiers add printed, without spaces or line ends")
+        if "" in {jwks_url, *revocations_urls}:  # a variable that is not set, say
+            raise ValueError("an issuer's address is empty")
         self._held = held
         self._credential = credential
         self._ask_urls = [f"{url.rpartition('/')[0]}/introspect" for url in revocations_urls]

@@ -1,8 +1,10 @@
 """The composition root: settings become parts, and the parts a router, a verifier and an application."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -28,15 +30,19 @@ from sekisho.services.sessions import SessionLimits, Sessions
 from sekisho.services.signup import SignUp
 from sekisho.services.stall import StallWatch
 from sekisho.services.throttle import Throttle
+from sekisho.services.verifiers import Verifiers
 from sekisho.settings import MAX_ACCESS_TTL_S, Settings
 from sekisho.sources import source_from
 from sekisho.storage import migrate
 from sekisho.storage.engine import Database
+from sekisho.storage.redis import RedisGrapevine
 from sekisho.tokens.keyring import Keyring, KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.verify import Verifier
-from sekisho.web import api, operations
+from sekisho.web import api, introspect, operations
 from sekisho.web.cookies import DeviceCookie
+from sekisho.web.feed import Feed, VerifierCredential, ended_by_signals
+from sekisho.web.feed_log import FeedLog
 from sekisho.web.key_watch import KeyWatch
 from sekisho.web.route import Latency, route_class
 
@@ -66,7 +72,17 @@ class Sekisho:
         )
         self._events = Events(self.registry)
         self._revoked = RevokedSessions()
-        self._watch = RevocationWatch(storage=self.database, revoked=self._revoked, events=self._events)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self._grapevine = None if redis_url is None else self._redis_grapevine(redis_url)
+        self._feed_log = FeedLog(revoked=self._revoked)
+        self._watch = RevocationWatch(
+            storage=self.database,
+            revoked=self._revoked,
+            events=self._events,
+            on_sessions=self._feed_log.publish,
+            on_key=self._withdraw_key,
+            grapevine=self._grapevine,
+        )
         self.verifier = Verifier(
             issuer=settings.issuer,
             audience=settings.audience,
@@ -84,11 +100,11 @@ class Sekisho:
         self._keys = KeyWatch(source_from(settings.keys), events=self._events, on_change=self._use_keys)
         profiles: dict[str, Profile] = {"argon2id": OWASP, "bcrypt": BCRYPT_12}
         self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._throttle = Throttle(redis_url=redis_url)
         self._stall = StallWatch(window_s=settings.replay_window_s)
         self._alarm = Alarm(on_theft, events=self._events)
         self.flows = self._flows()
+        self.verifiers = Verifiers(storage=self.database)
         self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
         self.router = self._router()
 
@@ -120,12 +136,17 @@ class Sekisho:
             await self._watch.load()
             self._started = True
             self._events.record(Event.STARTED, issuer=self.settings.issuer)
-            loops = (self._watch.run, self._stall.run, self._purge.run, self._keys.run)
+            self._feed_log.start()
+            loops = [self._watch.run, self._stall.run, self._purge.run, self._keys.run]
+            if self._grapevine is not None:
+                loops.append(partial(self._grapevine.listen, self._watch.look_soon))
             async with _background(loops, self._events):
-                yield
+                with ended_by_signals(self._feed_log):
+                    yield
             self._events.record(Event.STOPPED)
         finally:
             self._started = False
+            self._feed_log.end()
             await self._alarm.finish()
             await self.close()
 
@@ -133,7 +154,26 @@ class Sekisho:
         """Gives back threads and connections."""
         self._passwords.close()
         await self._throttle.close()
+        if self._grapevine is not None:
+            await self._grapevine.close()
         await self.database.close()
+
+    async def withdraw_key(self, kid: str) -> None:
+        """Every verifier refuses what a key has signed, at once and for good. Raises ``StorageUnavailable``."""
+        await self._watch.withdraw_key(kid)
+
+    def _withdraw_key(self, kid: str) -> None:
+        self.verifier.withdraw_key(kid)
+        self._feed_log.publish({}, [kid])
+
+    def _redis_grapevine(self, url: str) -> RedisGrapevine:
+        name = hashlib.sha256(self.settings.issuer.encode()).hexdigest()[:16]
+        return RedisGrapevine(
+            url,
+            f"sekisho:revoked:{name}",
+            on_lost=lambda why: self._events.record(Event.GRAPEVINE_LOST, detail=why),
+            on_back=lambda: self._events.record(Event.GRAPEVINE_BACK),
+        )
 
     def _use_keys(self, key_set: KeySet) -> None:
         self._mint.use(key_set)
@@ -185,6 +225,10 @@ class Sekisho:
             device_cookie=DeviceCookie(secure=self.settings.issuer.startswith("https://")),
         )
         api.add_routes(router, self.flows, requests)
+        credential = VerifierCredential(self.verifiers)
+        introspect.add_routes(router, verifier=self.verifier, sessions=self.flows.sessions, credential=credential)
+        feed = Feed(self._feed_log, watch=self._watch, events=self._events, registry=self.registry)
+        feed.add_route(router, credential)
         operations.add_routes(
             router, key_set=lambda: self._keys.key_set, database=self.database, registry=self.registry
         )
@@ -194,6 +238,7 @@ class Sekisho:
             watch=self._watch,
             passwords=self._passwords,
             verifier=self.verifier,
+            feed=feed,
         )
         return router
 

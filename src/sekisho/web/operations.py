@@ -17,6 +17,7 @@ from sekisho.storage.engine import Database
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.verify import Verifier
+from sekisho.web.feed import Feed
 from sekisho.web.problems import documented
 
 
@@ -77,6 +78,7 @@ def add_gauges(
     watch: RevocationWatch,
     passwords: HashingPool,
     verifier: Verifier,
+    feed: Feed,
 ) -> None:
     """Values that are read when somebody asks. Not with several workers: their files hold only what was counted."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -85,6 +87,7 @@ def add_gauges(
         ("sekisho_revocations_live", "Ended sessions whose access tokens are refused.", lambda: len(revoked)),
         ("sekisho_revocations_age_seconds", "Age of this node's view of the revocations.", lambda: watch.age_s),
         ("sekisho_hashing_waiting", "Passwords that wait for a hashing thread.", lambda: passwords.waiting),
+        ("sekisho_feed_readers", "Verifiers that follow the revocations here.", lambda: feed.readers),
     ):
         Gauge(name, text, registry=registry).set_function(read)
     registry.register(_RefusedTokens(verifier))

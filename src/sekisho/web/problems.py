@@ -29,8 +29,16 @@ class MalformedJson(RequestError):
     text_ja = "リクエスト本文が正しいJSONではありません。"
 
 
+class MalformedForm(RequestError):
+    """The body is not a form in UTF-8, or says something twice (RFC 6749 §3.1)."""
+
+    code = "malformed_form"
+    text_en = "The body is not a valid form."
+    text_ja = "リクエスト本文が正しいフォームではありません。"
+
+
 class InvalidBody(RequestError):
-    """The body is JSON of the wrong shape. ``faults`` are (field, code) pairs, without the values."""
+    """The body is of the wrong shape. ``faults`` are (field, code) pairs, without the values."""
 
     code = "invalid_body"
     text_en = "A field of the body is missing, unknown or of the wrong type."
@@ -58,11 +66,11 @@ class HeadersTooLarge(RequestError):
 
 
 class WrongMediaType(RequestError):
-    """A body that does not say that it is JSON."""
+    """A body that does not say that it is JSON, or a form where the call takes one."""
 
     code = "unsupported_media_type"
-    text_en = "The body must be sent as application/json."
-    text_ja = "リクエスト本文はapplication/jsonで送信してください。"
+    text_en = "The body must be sent in the media type that this call takes."
+    text_ja = "リクエスト本文は、この呼び出しが受け付けるメディアタイプで送信してください。"
 
 
 class NotFound(RequestError):
@@ -87,11 +95,13 @@ class MethodNotAllowed(RequestError):
 
 # The most particular class counts, so the order does not matter.
 _STATUS: Final[Mapping[type[errors.SekishoError], int]] = {
+    MalformedForm: 400,
     MalformedJson: 400,
     errors.TokenError: 401,
     errors.AuthenticationRequired: 401,
     errors.WrongCredentials: 401,
     errors.RefreshRefused: 401,
+    errors.VerifierRefused: 401,
     errors.SessionNotFound: 404,
     NotFound: 404,
     MethodNotAllowed: 405,
@@ -124,6 +134,9 @@ class SekishoProblem(BaseModel):
     fields: list[SekishoFieldFault] | None = Field(default=None, description="For 422: what is wrong where.")
 
 
+_INVALID_TOKEN: Final = (errors.TokenError, errors.VerifierRefused)
+
+
 def status_of(error: errors.SekishoError) -> int:
     """The HTTP status of an error."""
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
@@ -145,7 +158,7 @@ def problem_response(error: errors.SekishoError, *, accept_language: str) -> JSO
         body["fields"] = [{"field": error.field, "code": error.code}]
     headers = {**PRIVATE_HEADERS, "Content-Language": "ja" if japanese else "en"}
     if status == 401:
-        headers["WWW-Authenticate"] = CHALLENGE_INVALID if isinstance(error, errors.TokenError) else CHALLENGE
+        headers["WWW-Authenticate"] = CHALLENGE_INVALID if isinstance(error, _INVALID_TOKEN) else CHALLENGE
     if isinstance(error, errors.TryLater):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):
@@ -163,12 +176,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _DESCRIPTIONS: Final[Mapping[int, str]] = {
-    400: "Malformed JSON",
+    400: "Malformed body",
     401: "No credential, or one that is refused",
     404: "Foreign or unknown session",
     409: "The e-mail address is taken",
     413: "Body larger than 64 KiB",
-    415: "Body not sent as application/json",
+    415: "Body sent in another media type",
     422: "A field is missing, of the wrong type, or cannot be accepted",
     429: "Too many failed attempts; Retry-After says when to come back",
     431: "Headers larger than 32 KiB",

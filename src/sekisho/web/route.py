@@ -4,8 +4,9 @@ Limits on headers and bodies, strict JSON, every error as a problem, nothing cac
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +24,7 @@ from sekisho.web.problems import (
     BodyTooLarge,
     HeadersTooLarge,
     InvalidBody,
+    MalformedForm,
     MalformedJson,
     WrongMediaType,
     problem_response,
@@ -30,6 +32,7 @@ from sekisho.web.problems import (
 from sekisho.wire import WireError, json_object
 
 _Handler = Callable[[Request], Awaitable[Response]]
+_MOST_FIELDS: Final = 20
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -114,6 +117,37 @@ async def _answer(request: Request, handle: _Handler, *, reads_body: bool) -> Re
 
 
 async def _with_body(request: Request) -> Request:
+    body = await _read(request)
+    if not body:
+        return _ReadRequest(request, b"", None)
+    # A form that another site's page sends by itself cannot have this type (RFC 10017 §6.1.3.3).
+    _expect_media_type(request, "application/json")
+    try:
+        return _ReadRequest(request, body, json_object(body, max_string=MAX_BODY_BYTES))
+    except WireError as error:
+        raise MalformedJson(str(error)) from None
+
+
+async def form_of(request: Request) -> Mapping[str, str]:
+    """The fields of a form, within the limits that hold for JSON.
+
+    One without a value counts as left out (RFC 6749 §3.1).
+    Raises ``BodyTooLarge``, ``WrongMediaType`` or ``MalformedForm``.
+    """
+    body = await _read(request)
+    if body:
+        _expect_media_type(request, "application/x-www-form-urlencoded")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), errors="strict", max_num_fields=_MOST_FIELDS)
+    except ValueError:  # which would quote what was sent
+        raise MalformedForm from None
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise MalformedForm("a field twice")
+    return fields
+
+
+async def _read(request: Request) -> bytes:
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -122,16 +156,12 @@ async def _with_body(request: Request) -> Request:
                 raise BodyTooLarge
     except ClientDisconnect:
         raise MalformedJson("the client left") from None
-    if not body:
-        return _ReadRequest(request, b"", None)
-    # A form that another site's page sends by itself cannot have this type (RFC 10017 §6.1.3.3).
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    return bytes(body)
+
+
+def _expect_media_type(request: Request, expected: str) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != expected:
         raise WrongMediaType
-    try:
-        return _ReadRequest(request, bytes(body), json_object(bytes(body), max_string=MAX_BODY_BYTES))
-    except WireError as error:
-        raise MalformedJson(str(error)) from None
 
 
 def _field(location: tuple[int | str, ...]) -> str:

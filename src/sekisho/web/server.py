@@ -30,12 +30,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     would leave the server no file descriptor for anyone else. Between requests uvicorn's own keep-alive limit counts.
     """
 
+    write_s: ClassVar[float] = 12.0  # for what stands in the connection's buffer; the feed gives up a little sooner
     headers_s: ClassVar[float] = 10.0  # from the connection, or the first byte of a later request
     body_s: ClassVar[float] = 30.0  # from the end of the headers
 
     _in_headers = True
     _bytes_without_body = 0
     _deadline: asyncio.TimerHandle | None = None
+    _taken_by: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """The first request is expected."""
@@ -45,7 +47,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is expected any more."""
         self._expect_within(None)
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client takes nothing. Closing would wait until it does, with all that stands in the buffer."""
+        super().pause_writing()
+        self._taken_by = self.loop.call_later(self.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        if self._taken_by is not None:
+            self._taken_by.cancel()
+            self._taken_by = None
 
     def _expect_within(self, seconds: float | None) -> None:
         """Closes the connection then, unless this is called again before."""

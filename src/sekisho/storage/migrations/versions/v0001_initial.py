@@ -22,8 +22,10 @@ def upgrade() -> None:
     op.create_table(
         "revocations",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("session_id", sa.Uuid(), nullable=False),
+        sa.Column("session_id", sa.Uuid(), nullable=True),
+        sa.Column("key_id", sa.Text(), nullable=True),
         sa.Column("lapses_at_us", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("(session_id IS NULL) <> (key_id IS NULL)", name=op.f("revocations_one_id_ck")),
         sa.PrimaryKeyConstraint("id", name=op.f("revocations_pk")),
         sqlite_autoincrement=True,
     )
@@ -99,3 +101,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("thefts_pk")),
     )
     op.create_index(op.f("thefts_session_id_ix"), "thefts", ["session_id"], unique=False)
+    op.create_table(
+        "verifiers",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("credential_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("verifiers_pk")),
+        sa.UniqueConstraint("credential_hash", name=op.f("verifiers_credential_hash_key")),
+    )
