@@ -152,8 +152,10 @@ async def _run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     gc.disable()  # its pauses would be taken for the server's
-    for line in sys.stdin:
-        print(json.dumps(uvloop.run(_run(json.loads(line)))), flush=True)
+    # Under PYTHONUNBUFFERED, sys.stdout writes a part of a long line now and then, and forgets the rest.
+    with open(sys.stdout.fileno(), "w", closefd=False) as answers:
+        for line in sys.stdin:
+            print(json.dumps(uvloop.run(_run(json.loads(line)))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

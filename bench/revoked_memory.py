@@ -110,11 +110,11 @@ class Follower:
             self.took_s += _timed(partial(self._take, data, event_id))
 
     def _take(self, data: str, event_id: str) -> None:
-        self._feed._take_snapshot(stream.read_entries(data), event_id, self._gathered)  # noqa: SLF001
+        self._feed._take_snapshot(data, event_id, self._gathered)  # noqa: SLF001
 
     def take_revoked(self, events: Iterator[tuple[str, str]]) -> None:
         for data, event_id in events:
-            self._feed._take_revoked(stream.read_entries(data), event_id)  # noqa: SLF001
+            self._feed._take_revoked(data, event_id)  # noqa: SLF001
 
 
 def memory(count: int, since: int) -> Memory:

@@ -45,10 +45,10 @@ def test_a_call_is_tried_from_the_page(page: Page, node, access_token, tmp_path)
     expect(page.get_by_role("heading", name=re.compile("Sekisho"))).to_be_visible()
 
     page.get_by_role("button", name="Authorize").first.click()
-    dialog = page.locator(".dialog-ux")
+    dialog = page.locator(".dialog-ux").locator("form", has_text="AccessToken")
     dialog.locator("input").fill(access_token)
     dialog.get_by_role("button", name="Apply credentials").click()
-    dialog.get_by_role("button", name="Close").first.click()
+    page.locator(".dialog-ux").get_by_role("button", name="Close").first.click()
 
     me = page.locator(".opblock", has=page.locator(".opblock-summary-path[data-path='/me']"))
     me.locator(".opblock-summary-control").click()

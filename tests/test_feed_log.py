@@ -76,6 +76,19 @@ async def test_the_first_entry_goes_out_at_once_and_what_follows_is_gathered(log
     assert log.number == 3
 
 
+async def test_how_long_something_waits_is_said(log, clock, monkeypatch):
+    """A heartbeat adds it to the node's age: until it is sent, readers do not know what the node knows."""
+    monkeypatch.setattr(feed_log, "GATHER_S", 0.05)
+    log.publish({"a": LAPSES})
+    assert log.gathering_s == 0
+    log.publish({"b": LAPSES})
+    clock.now += 7
+    log.publish({"c": LAPSES})
+    assert log.gathering_s == 7
+    await asyncio.wait_for(log.changed(), 5)
+    assert log.gathering_s == 0
+
+
 async def test_many_at_once_are_several_events(log, monkeypatch):
     monkeypatch.setattr(feed_log, "PIECE", 10)
     log.publish({str(number): LAPSES for number in range(35)})

@@ -123,7 +123,7 @@ class RevocationWatch:
         self._missing = dict.fromkeys(missing, began)
         self._highest = highest
         self._read_at = began
-        await self._put_back({sid: at * MICROSECONDS for sid, at in lost.items() if at * MICROSECONDS > now_us})
+        await self._put_back({sid: at * MICROSECONDS for sid, at in lost.items() if (at - 1) * MICROSECONDS > now_us})
         if lost_keys:
             await self._storage.write(partial(_append_keys, sorted(lost_keys)))
         self._whole_next = False

@@ -92,7 +92,7 @@ class RevokedSessions:
     def wants_packing(self, now: int) -> bool:
         """Whether many are not packed, or some that are packed may have lapsed."""
         packed = 0 if self.packed is None else len(self.packed)
-        return len(self.lapses_at) > max(_RECENT_AT_LEAST, packed // 8) or (
+        return len(self.lapses_at) > max(_RECENT_AT_LEAST, packed // 32) or (
             packed > 0 and now // _SPAN_S != self._packed_in
         )
 
@@ -106,9 +106,11 @@ class RevokedSessions:
                 rest[session_id] = lapses_at
         before = () if self.packed is None else self.packed.without_lapsed(now, self._packed_in)
         keys = _in_order(array("q", chain(before, recent, more or ())))
-        self.packed = PackedSessions(keys) if keys else None
-        self.lapses_at = rest
+        packed = PackedSessions(keys) if keys else None
+        # A fork between any two of these loses nothing: what the child packs next is read by the span of now.
         self._packed_in = now // _SPAN_S
+        self.packed = packed
+        self.lapses_at = rest
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self.lapses_at or (self.packed is not None and session_id in self.packed)

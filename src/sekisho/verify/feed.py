@@ -22,6 +22,8 @@ _SILENCE_S: Final = 2.5
 _TIMEOUT: Final = httpx2.Timeout(2.0, read=_SILENCE_S)
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
+# Of a stream that has lasted for so long, the end is no failure.
+_GOOD_AFTER_S: Final = 5.0
 _MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -144,7 +146,9 @@ class Feed:
             raise FeedBroken("this node's view is more than 3 s old, or its stream is late")
         if self._failing:
             _log.info("the issuer's feed is followed again")
-        self._failing, self._pause_s = False, _FIRST_PAUSE_S
+            self._failing = False
+        if since_boot() - opened_at > _GOOD_AFTER_S:
+            self._pause_s = _FIRST_PAUSE_S
 
     def _tell(self, url: str, error: Exception) -> None:
         """Once for each time that it goes wrong, however many addresses and attempts it takes."""
@@ -155,6 +159,7 @@ class Feed:
 
 def _known(event_id: str) -> Position:
     found = stream.position(event_id)
-    if found is None:
+    # It goes back in a header: one that cannot stand there would be asked for in vain for ever.
+    if found is None or not (found.boot.isascii() and found.boot.isprintable()) or " " in found.boot:
         raise FeedBroken("an event has no id of the form BOOT:N")
     return found

@@ -14,8 +14,8 @@ InUse: TypeAlias = tuple[Keyring, Seen, Mapping[str, int], PackedSessions | None
 """Keys, what was verified by them, and the ended sessions: those of late, and those that are packed."""
 
 ALWAYS: Final = float("inf")
-# An entry lapses so long after the last token that it refuses (the issuer's access tokens, their leeway, and this).
-_ENTRIES_OUTLIVE_S: Final = 60
+# An entry lapses at least 70 s after the last token that it refuses has expired; our leeway may be 60 of them.
+_ENTRIES_OUTLIVE_S: Final = 10
 
 
 class Held:

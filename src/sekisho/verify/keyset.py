@@ -41,6 +41,11 @@ class KeySetClient:
         self.fault = "they have not been fetched yet"
         """Why there are no keys; empty once there are."""
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether that is known already."""
+        return self._wanted is not None and self._wanted.is_set()
+
     def want(self) -> None:
         """An unknown kid was seen. Called in the loop that ``run`` runs in."""
         if self._wanted is not None:
@@ -49,6 +54,7 @@ class KeySetClient:
     async def run(self, client: httpx2.AsyncClient) -> None:
         """For ever."""
         self._wanted = asyncio.Event()
+        self._document = None  # after a fork, or in another thread, whoever waits for the keys has to hear of them
         pause_s = _FIRST_PAUSE_S
         while True:
             self._wanted.clear()

@@ -26,9 +26,13 @@ from sekisho.wire import since_boot
 
 _log: Final = logging.getLogger("sekisho.verify")
 _TIDY_EVERY_S: Final = 10.0
-_ASK_TIMEOUT_S: Final = 2.0
+_ASK_TIMEOUT_S: Final = 2.0  # for a piece of the answer
+_ASK_S: Final = 3.0  # for all of it, at all addresses
+_ASK_MAX_BYTES: Final = 64 * 1024
 _AGAIN_S: Final = 1.0
 _CLOSE_WITHIN_S: Final = 5.0
+# Plain http is for this machine, or a network that is trusted. A proxy of the environment is neither.
+_NO_PROXY_FOR_HTTP: Final = {"http://": None}
 
 
 class Remote:
@@ -75,6 +79,7 @@ class Remote:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
         self._asking: httpx2.Client | None = None
+        self._ask_again_at, self._ask_fault = float("-inf"), ""
 
     def start(self) -> None:
         """Begins to follow, unless that has happened in this process already."""
@@ -115,31 +120,43 @@ class Remote:
 
     def want_keys(self) -> None:
         """A kid was seen that is not known."""
-        if self.keys is not None:
+        if self.keys is not None and not self.keys.is_wanted:  # a flood of them must not wake the thread for each
             self._call_in_loop(self.keys.want)
 
     def ask(self, token: str) -> None:
         """Asks the issuer about a token that is good otherwise. Blocks; raises ``TokenRevoked`` and ``FeedLost``."""
         with self._starting:
             if self._asking is None:
-                self._asking = httpx2.Client(timeout=_ASK_TIMEOUT_S)
+                try:
+                    self._asking = httpx2.Client(timeout=_ASK_TIMEOUT_S, mounts=_NO_PROXY_FOR_HTTP)
+                except (ImportError, ValueError, OSError) as error:  # a proxy or certificates in the environment
+                    raise FeedLost(1, f"the issuer cannot be asked: {type(error).__name__}") from None
             client = self._asking
-        headers = {"Authorization": f"Bearer {self._credential}"}
-        fault = ""
-        for url in self._ask_urls:
+        began, fault = since_boot(), self._ask_fault
+        for url in self._ask_urls if began >= self._ask_again_at else ():
             try:
-                answer = client.post(url, data={"token": token}, headers=headers)
-                active = msgspec.json.decode(answer.content, type=_Introspection).active if answer.is_success else None
+                active = self._is_active(client, url, token, until=began + _ASK_S)
             except (httpx2.HTTPError, OSError, ValueError, RecursionError) as error:
-                fault = f"{url}: {type(error).__name__}"
+                fault = f"{url}: {type(error).__name__} {error}"
                 continue
-            if active is None:
-                fault = f"{url}: {answer.status_code}"
-            elif active:
+            if active:
                 return
-            else:
-                raise TokenRevoked("the issuer says that it is not active")
+            raise TokenRevoked("the issuer says that it is not active")
+        if began >= self._ask_again_at:  # else each request would wait, and hold a thread, for nothing
+            self._ask_again_at, self._ask_fault = since_boot() + _AGAIN_S, fault
         raise FeedLost(1, f"the issuer cannot be asked: {fault}")
+
+    def _is_active(self, client: httpx2.Client, url: str, token: str, *, until: float) -> bool:
+        headers = {"Authorization": f"Bearer {self._credential}"}
+        body = b""
+        with client.stream("POST", url, data={"token": token}, headers=headers) as answer:
+            if answer.status_code != 200:
+                raise ValueError(f"the answer was {answer.status_code}")
+            for piece in answer.iter_bytes():
+                body += piece
+                if len(body) > _ASK_MAX_BYTES or since_boot() > until:
+                    raise ValueError("the answer takes too long")
+        return msgspec.json.decode(body, type=_Introspection).active
 
     def _call_in_loop(self, call: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop is closed
@@ -156,12 +173,13 @@ class Remote:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._work = asyncio.create_task(self._follow())
+        self._work = asyncio.create_task(_for_ever(self._follow))
         self._runs.set()
         await asyncio.wait([self._work])
 
     async def _follow(self) -> None:
-        async with httpx2.AsyncClient() as client:
+        # Raises for a proxy or certificates of the environment that cannot be used.
+        async with httpx2.AsyncClient(mounts=_NO_PROXY_FOR_HTTP) as client:
             followed = [part.run for part in (self.keys, self.feed) if part is not None]
             await asyncio.gather(
                 _for_ever(self._tidy_for_ever), *(_for_ever(partial(follow, client)) for follow in followed)
@@ -193,12 +211,15 @@ class _Introspection(msgspec.Struct):
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """A fault of ours must not leave the verifier deaf."""
+    """A fault of ours must not leave the verifier deaf; the same fault is told once."""
+    told = ""
     while True:
         try:
             await work()
-        except Exception:  # noqa: BLE001
-            _log.exception("following the issuer has failed; it goes on")
+        except Exception as error:  # noqa: BLE001
+            if repr(error) != told:
+                _log.exception("following the issuer has failed; it goes on")
+            told = repr(error)
         await asyncio.sleep(_AGAIN_S)
 
 

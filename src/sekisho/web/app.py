@@ -47,6 +47,7 @@ from sekisho.web.key_watch import KeyWatch
 from sekisho.web.route import Latency, route_class
 
 LEEWAY_S: Final = 10
+_LONGEST_LEEWAY_S: Final = 60  # that a verifier elsewhere may have
 _ENTRY_MARGIN_S: Final = 60  # a revocation outlives the last access token by this much
 
 
@@ -186,7 +187,7 @@ class Sekisho:
             max_age_s=settings.session_max_age_s,
             max_sessions=settings.max_sessions,
             # Not this node's setting: another node, or an earlier configuration, may have issued longer-lived tokens.
-            entry_life_s=MAX_ACCESS_TTL_S + LEEWAY_S + _ENTRY_MARGIN_S,
+            entry_life_s=MAX_ACCESS_TTL_S + _LONGEST_LEEWAY_S + _ENTRY_MARGIN_S,
         )
         rules = PasswordRules(
             min_length=settings.password_min_length,

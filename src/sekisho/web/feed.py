@@ -136,7 +136,7 @@ class _Stream(Response):
         return snapshot.number
 
     def _heartbeat(self) -> Heartbeat:
-        age_s = self._feed.watch.age_s
+        age_s = self._feed.watch.age_s + self._log.gathering_s
         return Heartbeat(
             age_ms=None if age_s == float("inf") else max(0, int(age_s * 1000)),
             open_ms=int((since_boot() - self._opened_at) * 1000),

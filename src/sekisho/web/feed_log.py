@@ -52,6 +52,7 @@ class FeedLog:
         self._ring_bytes = 0
         self._sessions: dict[str, int] = {}  # gathered for the next event
         self._keys: list[str] = []
+        self._gathering_since: float | None = None
         self._flushed_at = float("-inf")
         self._flush_later: asyncio.TimerHandle | None = None
         self._changed: asyncio.Future[None] | None = None
@@ -72,12 +73,19 @@ class FeedLog:
         self._sessions.update(sessions)
         self._keys.extend(keys)
         self._key_ids.extend(keys)
+        if self._gathering_since is None:
+            self._gathering_since = self._monotonic()
         if self._flush_later is None:
             wait_s = self._flushed_at + GATHER_S - self._monotonic()
             if wait_s <= 0:
                 self._flush()
             else:
                 self._flush_later = asyncio.get_running_loop().call_later(wait_s, self._flush)
+
+    @property
+    def gathering_s(self) -> float:
+        """For how long something has been known here that no event carries yet."""
+        return 0.0 if self._gathering_since is None else self._monotonic() - self._gathering_since
 
     def position(self, number: int) -> Position:
         """The id of an event."""
@@ -136,7 +144,9 @@ class FeedLog:
         self.number += 1
         self._append(event("revoked", grouped(sessions, keys), self.position(self.number)))
         self._wake()
-        if self._sessions:
+        if not self._sessions:
+            self._gathering_since = None
+        else:
             self._flush_later = asyncio.get_running_loop().call_later(0, self._flush)
 
     def _append(self, encoded: bytes) -> None:
