@@ -42,7 +42,7 @@ from servers.sekisho_server import RunningServer
 
 ISSUER = "https://auth.example.com"
 KINDS = ("fastapi", "starlette", "starlette decorator", "django", "flask")
-LOGOUTS = int(os.environ.get("BENCH_LOGOUTS", "3000"))
+LOGOUTS = int(os.environ.get("BENCH_LOGOUTS", "2000"))
 PER_SECOND = 120
 CLIENTS = 6
 READERS = 4

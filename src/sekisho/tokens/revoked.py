@@ -24,7 +24,7 @@ class Revocation(NamedTuple):
 
 
 class PackedSessions:
-    """Many ended sessions in 16 to 24 bytes each. Immutable, but for a look-up of a quarter of a microsecond.
+    """Many ended sessions in 16 to 24 bytes each. Immutable; a look-up takes less than half a microsecond.
 
     What is kept of a session id is 59 bits of Python's hash, which is keyed anew in each process: that one of ten
     million good sessions is taken for one of a million ended ones has a probability below 10^-4.
