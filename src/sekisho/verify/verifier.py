@@ -290,13 +290,13 @@ class Verifier:
 
     def _count(self, error: TokenError, now: float) -> None:
         """Of a key that is not known, the issuer is asked; not at once, and not for each."""
-        self._refusals.count(error, now=now)
         remote = self._remote
         if remote is not None and isinstance(error, TokenKeyUnknown):
             remote.start()
             remote.want_keys()
             if remote.keys is not None and remote.keys.fault:
                 raise KeysUnavailable(_RETRY_AFTER_S, remote.keys.fault)
+        self._refusals.count(error, now=now)
 
     def _remote_part(
         self,
