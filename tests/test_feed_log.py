@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx2
@@ -12,14 +13,17 @@ import psutil
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from feed_reader import FeedReader, following
+from sekisho.services.events import Events
 from sekisho.settings import Settings
 from sekisho.tokens.revoked import Revocation, RevokedSessions
 from sekisho.verify import stream
 from sekisho.web import Sekisho, feed, feed_log
 from sekisho.web.feed_log import FeedLog, FellBehind
 from sekisho.web.server import BoundedHttpProtocol
+from sekisho.wire import since_boot
 from test_serve import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +91,30 @@ async def test_how_long_something_waits_is_said(log, clock, monkeypatch):
     assert log.gathering_s == 7
     await asyncio.wait_for(log.changed(), 5)
     assert log.gathering_s == 0
+
+
+async def test_no_heartbeat_comes_while_there_is_more(log, monkeypatch):
+    """Its reader would take its view for as good as this node's, and is several events behind."""
+    monkeypatch.setattr(feed_log, "PIECE", 1)
+    log.publish({str(number): LAPSES for number in range(3)})
+    async with asyncio.timeout(5):
+        while log.number < 3:
+            await log.changed()
+    registry = CollectorRegistry()
+    readers = feed.Feed(log, watch=SimpleNamespace(age_s=0.1), events=Events(registry), registry=registry)
+    sent = []
+
+    async def send(message):
+        sent.append(message.get("body", b"").partition(b"\n")[0])
+        if b"event: heartbeat" in sent:
+            log.end()
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    stream_of_one = feed._Stream(readers, reader="r", opened_at=since_boot(), last_event_id=f"{log.boot}:0")
+    await asyncio.wait_for(stream_of_one({}, receive, send), 5)
+    assert [line for line in sent if line] == [b"event: revoked"] * 3 + [b"event: heartbeat"]
 
 
 async def test_many_at_once_are_several_events(log, monkeypatch):

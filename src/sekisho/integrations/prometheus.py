@@ -26,9 +26,15 @@ class VerifierCollector(Collector):
             age.add_metric([], age_s)
         revocations.add_metric([], self._verifier.entries)
         reconnects.add_metric([], self._verifier.reconnects)
-        for code, count in dict(self._verifier.refused).items():  # a copy: other threads count on
-            refused.add_metric([code], count)
-        yield from (age, revocations, reconnects, refused)
+        yield from (age, revocations, reconnects, refused_tokens(self._verifier, refused))
+
+
+def refused_tokens(verifier: Verifier, family: CounterMetricFamily | None = None) -> CounterMetricFamily:
+    """``sekisho_access_tokens_refused``, with what this verifier has counted."""
+    family = family if family is not None else _families()[3]
+    for code, count in dict(verifier.refused).items():  # a copy: other threads count on
+        family.add_metric([code], count)
+    return family
 
 
 def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, CounterMetricFamily, CounterMetricFamily]:

@@ -1,7 +1,7 @@
 """The checkpoint: is this access token good, here and now? All in memory, synchronous, without a lock.
 
 The steps are numbered through three files: 1 to 4, the signature, are in ``tokens/jws.py``; 5 to 8, the claims, in
-``tokens/access.py``; 9 to 13, whether they are for us and for now, in ``Verifier.verify``. A token that came before
+``tokens/access.py``; 9 to 14, whether they are for us and for now, in ``Verifier.verify``. A token that came before
 skips 1 to 8, which would end as they did, and nothing else.
 """
 

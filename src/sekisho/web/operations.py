@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from pydantic import BaseModel
 
+from sekisho.integrations.prometheus import refused_tokens
 from sekisho.services.hashing import HashingPool
 from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.storage.engine import Database
@@ -100,9 +101,4 @@ class _RefusedTokens(Collector):
         self._verifier = verifier
 
     def collect(self) -> Iterator[Metric]:
-        refused = CounterMetricFamily(
-            "sekisho_access_tokens_refused", "Access tokens that were refused, by error code.", labels=["code"]
-        )
-        for code, count in dict(self._verifier.refused).items():
-            refused.add_metric([code], count)
-        yield refused
+        yield refused_tokens(self._verifier)
