@@ -1,10 +1,11 @@
 """A reader of ``GET /revocations`` that keeps every event, and says how its stream ended."""
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import httpx2
@@ -90,6 +91,15 @@ class FeedReader:
         return self.ended
 
     def close(self) -> None:
+        """Leaves, and waits until the thread has.
+
+        To close a socket under a thread that waits in it ends nothing: the thread goes on, with whatever connection
+        gets the number of the file next, and the server never hears that the reader has left.
+        """
+        if self.response is not None:
+            with suppress(OSError):  # it has ended already
+                self.response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._client.close()
 
     def _run(self) -> None:
