@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from sekisho.services import revocation_watch
 from sekisho.services.events import Events
 from sekisho.services.revocation_watch import RevocationWatch
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended
 from sekisho.storage.redis import RedisGrapevine
+from sekisho.storage.rows import MICROSECONDS, Cause, Ended
 from sekisho.tokens.revoked import RevokedSessions
 from step_by_step import writing
 from test_revocation_watch import database

@@ -18,7 +18,7 @@ from sekisho.services.revocation_watch import RevocationWatch
 from sekisho.services.sessions import SessionLimits, Sessions
 from sekisho.storage import schema
 from sekisho.storage.engine import Database, SqlTransaction
-from sekisho.storage.ports import MICROSECONDS, Cause, Stale, TheftRecord
+from sekisho.storage.rows import MICROSECONDS, Cause, Stale, TheftRecord
 from sekisho.storage.sessions import SqlSessions
 from sekisho.tokens.revoked import RevokedSessions
 from step_by_step import bare, reading, writing

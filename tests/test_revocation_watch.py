@@ -17,7 +17,7 @@ from sekisho.sources import FileSource
 from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended
+from sekisho.storage.rows import MICROSECONDS, Cause, Ended
 from sekisho.storage.schema import revocations
 from sekisho.tokens import KeySet
 from sekisho.tokens.revoked import Revocation, RevokedSessions

@@ -15,8 +15,8 @@ from sekisho.rotation import Action, Decision, RotationState, decide
 from sekisho.storage import connect, schema
 from sekisho.storage.engine import Database, SqlTransaction
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import Cause, Rotate, RotationWrite, Session
 from sekisho.storage.rotate import rotate_on_postgresql, rotate_on_sqlite
+from sekisho.storage.rows import Cause, Rotate, RotationWrite, Session
 from step_by_step import bare, reading, writing
 from test_storage import HOUR, NOW, SECOND, a_session, a_user, database, found, owner, stored_session
 

@@ -16,7 +16,7 @@ from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage import connect, schema
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import Cause, Ended, RevocationRow, Session, Stale, TheftRecord, User
+from sekisho.storage.rows import Cause, Ended, RevocationRow, Session, Stale, TheftRecord, User
 from step_by_step import bare, reading, writing
 
 pytestmark = pytest.mark.anyio

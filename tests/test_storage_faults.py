@@ -19,7 +19,7 @@ from sekisho.errors import StartRefused, StorageUnavailable
 from sekisho.storage import connect
 from sekisho.storage.engine import Database
 from sekisho.storage.migrate import upgrade
-from sekisho.storage.ports import Rotate, User
+from sekisho.storage.rows import Rotate, User
 from servers.postgres import Postgres, PostgresServer
 from step_by_step import bare, reading, writing
 from test_storage import (

@@ -23,7 +23,7 @@ from outsiders import (
 )
 
 from feed_reader import following
-from sekisho.storage.ports import Cause
+from sekisho.storage.rows import Cause
 from servers import ports
 from servers.leash import end_process, start_process
 from servers.sekisho_server import RunningServer

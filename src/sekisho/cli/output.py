@@ -15,7 +15,7 @@ from rich.table import Table
 from sekisho.errors import InputError, StartRefused
 from sekisho.settings import Settings
 from sekisho.storage.engine import Database
-from sekisho.storage.ports import MICROSECONDS
+from sekisho.storage.rows import MICROSECONDS
 from sekisho.web.app import Sekisho
 
 T = TypeVar("T")

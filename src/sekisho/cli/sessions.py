@@ -10,7 +10,7 @@ from sekisho.cli.output import AsJson, printable, show_fields, show_rows, time_t
 from sekisho.cli.story import fields_of, told
 from sekisho.cli.users import existing_user
 from sekisho.services.sessions import Story
-from sekisho.storage.ports import Session
+from sekisho.storage.rows import Session
 from sekisho.web.app import Sekisho
 
 app = typer.Typer(help="The sign-ins.", no_args_is_help=True)

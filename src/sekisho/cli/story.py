@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sekisho.cli.output import time_text_us
 from sekisho.services.sessions import Story
-from sekisho.storage.ports import MICROSECONDS, Cause, Session, TheftRecord
+from sekisho.storage.rows import MICROSECONDS, Cause, Session, TheftRecord
 
 _ENDS: Final[dict[str, str]] = {
     Cause.LOGOUT: "Signed out.",

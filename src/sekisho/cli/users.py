@@ -7,7 +7,7 @@ import typer
 
 from sekisho.cli.output import AsJson, line_of_input, show_rows, time_text_us, with_server_parts
 from sekisho.errors import InputError
-from sekisho.storage.ports import Ended, User
+from sekisho.storage.rows import Ended, User
 from sekisho.web.app import Sekisho
 
 _PAGE: Final = 500

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sekisho.cli.output import AsJson, show_rows, time_text_us, with_server_parts
-from sekisho.storage.ports import VerifierRow
+from sekisho.storage.rows import VerifierRow
 from sekisho.web.app import Sekisho
 
 app = typer.Typer(help="The services that check tokens elsewhere, and their credentials.", no_args_is_help=True)

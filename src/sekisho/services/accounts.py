@@ -7,7 +7,8 @@ from uuid import UUID
 from sekisho.errors import TokenRevoked
 from sekisho.services.email_address import canonical_or_raw
 from sekisho.services.sessions import Sessions
-from sekisho.storage.ports import Cause, Ended, Storage, Transaction, User
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import Cause, Ended, User
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from sekisho.services.events import Event, Events, where
-from sekisho.storage.ports import TheftRecord
+from sekisho.storage.rows import TheftRecord
 
 OnTheft: TypeAlias = Callable[[TheftRecord], Awaitable[None] | None]
 

@@ -12,7 +12,8 @@ from sekisho.services.mint import Grant, Mint
 from sekisho.services.password_policy import PasswordRules
 from sekisho.services.sessions import Sessions, open_session
 from sekisho.services.throttle import Throttle
-from sekisho.storage.ports import Cause, Ended, Session, Storage, Transaction, User
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import Cause, Ended, Session, User
 
 
 @dataclass(frozen=True, kw_only=True)

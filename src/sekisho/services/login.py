@@ -14,7 +14,8 @@ from sekisho.services.hashing import HashingPool
 from sekisho.services.mint import Grant, Mint
 from sekisho.services.sessions import Sessions, open_session
 from sekisho.services.throttle import Lane, Throttle
-from sekisho.storage.ports import Ended, Session, Storage, Transaction, User
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import Ended, Session, User
 
 _ATTEMPTS: Final = 3
 # Each known device is throttled apart, so their number is what a collector of devices could multiply guesses by.

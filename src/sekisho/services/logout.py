@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sekisho.services.mint import Mint
 from sekisho.services.sessions import Sessions
-from sekisho.storage.ports import Cause, Ended, Storage, Transaction
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import Cause, Ended
 from sekisho.tokens.access import AccessClaims, account_and_session
 
 

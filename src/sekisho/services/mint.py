@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sekisho.storage.ports import MICROSECONDS, Session
+from sekisho.storage.rows import MICROSECONDS, Session
 from sekisho.tokens import access
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.refresh import Position, Presented, RefreshKeys

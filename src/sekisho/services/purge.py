@@ -11,7 +11,8 @@ from uuid import UUID
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
 from sekisho.services.sessions import Sessions
-from sekisho.storage.ports import MICROSECONDS, Ended, Stale, Storage, Transaction
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import MICROSECONDS, Ended, Stale
 
 _DAY_S: Final = 86400
 _CHORE: Final = "purge"

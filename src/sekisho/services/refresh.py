@@ -26,17 +26,8 @@ from sekisho.services.events import Event, Events
 from sekisho.services.mint import Grant, Mint
 from sekisho.services.sessions import Sessions
 from sekisho.services.stall import StallWatch
-from sekisho.storage.ports import (
-    MICROSECONDS,
-    Cause,
-    Ended,
-    Rotate,
-    RotationWrite,
-    Session,
-    Storage,
-    TheftRecord,
-    Transaction,
-)
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import MICROSECONDS, Cause, Ended, Rotate, RotationWrite, Session, TheftRecord
 from sekisho.tokens.refresh import Presented
 
 _ATTEMPTS: Final = 5

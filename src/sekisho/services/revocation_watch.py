@@ -18,7 +18,8 @@ from uuid import UUID
 
 from sekisho.errors import StorageUnavailable
 from sekisho.services.events import Event, Events
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Grapevine, RevocationRow, Storage, Transaction
+from sekisho.storage.ports import Grapevine, Storage, Transaction
+from sekisho.storage.rows import MICROSECONDS, Cause, Ended, RevocationRow
 from sekisho.tokens.revoked import Revocation, RevokedSessions
 from sekisho.wire import now_us, since_boot
 

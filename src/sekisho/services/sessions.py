@@ -10,7 +10,8 @@ from sekisho.errors import SessionNotFound
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.revocation_watch import RevocationWatch
-from sekisho.storage.ports import MICROSECONDS, Cause, Ended, Session, Storage, TheftRecord, Transaction, User
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import MICROSECONDS, Cause, Ended, Session, TheftRecord, User
 from sekisho.tokens.refresh import SALT_BYTES
 
 

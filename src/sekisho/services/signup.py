@@ -11,7 +11,8 @@ from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
 from sekisho.services.password_policy import PasswordRules
 from sekisho.services.throttle import Throttle
-from sekisho.storage.ports import Storage, Transaction, User
+from sekisho.storage.ports import Storage, Transaction
+from sekisho.storage.rows import User
 
 _ROLES_MAX: Final = 32  # every access token carries them, and none may be longer than 8 KiB
 _ROLE_MAX_BYTES: Final = 64

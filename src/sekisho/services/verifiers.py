@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sekisho.errors import InputError, VerifierRefused
-from sekisho.storage.ports import Storage, VerifierRow
+from sekisho.storage.ports import Storage
+from sekisho.storage.rows import VerifierRow
 
 PREFIX: Final = "sekisho_vc_"  # fixed, so that secret scanners know it
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")

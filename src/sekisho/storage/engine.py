@@ -17,8 +17,8 @@ from sekisho.errors import StorageUnavailable
 from sekisho.storage.connect import parsed, postgresql_engine, sqlite_engine
 from sekisho.storage.devices import SqlDevices
 from sekisho.storage.lanes import Lane, Loop, Threads
-from sekisho.storage.ports import Rotate, Session, Stale
 from sekisho.storage.revocations import SqlRevocations
+from sekisho.storage.rows import Rotate, Session, Stale
 from sekisho.storage.schema import chores, devices, revocations, sessions, thefts
 from sekisho.storage.sessions import PG_NOW_US, SqlSessions
 from sekisho.storage.users import SqlUsers

@@ -11,8 +11,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sekisho.storage import connect
-from sekisho.storage.ports import Rotate, Session
 from sekisho.storage.rotate import rotate_on_postgresql, rotate_on_sqlite
+from sekisho.storage.rows import Rotate, Session
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, or_, select
 
-from sekisho.storage.ports import RevocationRow
+from sekisho.storage.rows import RevocationRow
 from sekisho.storage.schema import revocations
 
 

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Update, bindparam, exists, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sekisho.storage.ports import Rotate, Session
+from sekisho.storage.rows import Rotate, Session
 from sekisho.storage.schema import sessions, users
 from sekisho.storage.sessions import PG_NOW_US, roles_of_user, session_from
 from sekisho.wire import now_us

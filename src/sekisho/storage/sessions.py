@@ -17,8 +17,8 @@ from sqlalchemy import (
     update,
 )
 
-from sekisho.storage.ports import Cause, Ended, RotationWrite, Session, TheftRecord
 from sekisho.storage.revocations import SqlRevocations
+from sekisho.storage.rows import Cause, Ended, RotationWrite, Session, TheftRecord
 from sekisho.storage.schema import sessions, thefts, users
 
 # Asked anew by each statement, not once per transaction as now() is. One that waits for a row lock keeps the

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sekisho.storage.ports import User
+from sekisho.storage.rows import User
 from sekisho.storage.schema import users
 
 # Built once: making a statement costs more than SQLite takes to run it.

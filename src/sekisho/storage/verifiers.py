@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sekisho.storage.ports import VerifierRow
+from sekisho.storage.rows import VerifierRow
 from sekisho.storage.schema import verifiers
 
 

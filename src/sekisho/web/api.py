@@ -22,7 +22,7 @@ from sekisho.services.mint import Grant
 from sekisho.services.refresh import Refresh
 from sekisho.services.sessions import Sessions
 from sekisho.services.signup import SignUp
-from sekisho.storage.ports import MICROSECONDS, Session
+from sekisho.storage.rows import MICROSECONDS, Session
 from sekisho.tokens.access import AccessClaims, account_and_session
 from sekisho.verify import Verifier
 from sekisho.verify.bearer import bearer_token
