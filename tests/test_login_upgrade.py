@@ -52,7 +52,7 @@ async def sign_up(sekisho: Sekisho, password: str = PASSWORD) -> None:
 
 
 async def login(sekisho: Sekisho, password: str = PASSWORD) -> None:
-    await sekisho.flows.login(email=EMAIL, password=password, caller=CALLER)
+    await sekisho.flows.login(email=EMAIL, password=password, caller=CALLER, carrier=sekisho.flows.mint)
 
 
 @pytest.mark.anyio

@@ -102,7 +102,7 @@ async def embedded(database_url, tmp_path, monkeypatch):
     async with sekisho.running():
         credentials = {"email": "one@example.com", "password": "a gate on the old road"}
         await sekisho.flows.sign_up(**credentials, address=CALLER.address)
-        grant = (await sekisho.flows.login(**credentials, caller=CALLER)).grant
+        grant = (await sekisho.flows.login(**credentials, caller=CALLER, carrier=sekisho.flows.mint)).grant
         session_id = sekisho._mint.read_refresh_token(grant.refresh_token).session_id
         story = await sekisho.flows.sessions.story(session_id)
         embedded = Embedded(sekisho, session_id, story.session.salt, grant.refresh_token, hooks)
@@ -229,7 +229,7 @@ async def test_a_theft_is_told_though_the_request_that_showed_it_was_cancelled(e
     under_way = sekisho.flows.refresh._under_way
     for steps in range(6):
         credentials = {"email": "one@example.com", "password": "a gate on the old road"}
-        grant = (await sekisho.flows.login(**credentials, caller=CALLER)).grant
+        grant = (await sekisho.flows.login(**credentials, caller=CALLER, carrier=sekisho.flows.mint)).grant
         session_id = sekisho._mint.read_refresh_token(grant.refresh_token).session_id
         await embedded.change(generation=5)
         request = asyncio.create_task(embedded.refresh(grant.refresh_token))

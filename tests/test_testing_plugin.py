@@ -70,6 +70,9 @@ def no_network_and_no_thread(hook):
     assert not [thread for thread in threading.enumerate() if thread.name == "sekisho-verifier"]
 
 
+NO_COOKIE = ("GET", lambda _name: [])  # a guard's further arguments, where no cookie counts
+
+
 def following(**changed):
     """A verifier as in examples/guarded.py."""
     urls = {"jwks_url": f"{ISSUER}/jwks", "revocations_url": f"{ISSUER}/revocations", "credential": "secret"}
@@ -310,9 +313,9 @@ def test_who_asks_learns_who_has_logged_out(sekisho_user):
     here, gone = sekisho_user(), sekisho_user()
     sekisho_user.lose_feed()
     gone.log_out()
-    assert guard.claims([f"Bearer {here.token}"]) == here.claims
+    assert guard.claims([f"Bearer {here.token}"], *NO_COOKIE) == here.claims
     with pytest.raises(TokenRevoked):
-        guard.claims([f"Bearer {gone.token}"])
+        guard.claims([f"Bearer {gone.token}"], *NO_COOKIE)
 
 
 def test_an_issuer_that_is_down_cannot_be_asked(sekisho_user):
@@ -320,24 +323,24 @@ def test_an_issuer_that_is_down_cannot_be_asked(sekisho_user):
     bearer = [f"Bearer {sekisho_user().token}"]
     sekisho_user.lose_feed(issuer_down=True)
     with pytest.raises(FeedLost):
-        guard.claims(bearer)
+        guard.claims(bearer, *NO_COOKIE)
     sekisho_user.lose_feed()
-    assert guard.claims(bearer)
+    assert guard.claims(bearer, *NO_COOKIE)
 
 
 def test_at_the_start_nobody_waits(app, sekisho_user):
     user, guard = sekisho_user(), Guard(app)
-    assert guard.claims([f"Bearer {user.token}"])
+    assert guard.claims([f"Bearer {user.token}"], *NO_COOKIE)
     sekisho_user.starting()
     began = time.monotonic()
     with pytest.raises(FeedStarting):
-        guard.claims([f"Bearer {user.token}"])
+        guard.claims([f"Bearer {user.token}"], *NO_COOKIE)
     with pytest.raises(FeedStarting):
-        asyncio.run(guard.aclaims([f"Bearer {user.token}"]))
+        asyncio.run(guard.aclaims([f"Bearer {user.token}"], *NO_COOKIE))
     assert time.monotonic() - began < 1
     assert app.state == "starting"
     sekisho_user.find_feed()
-    assert guard.claims([f"Bearer {user.token}"])
+    assert guard.claims([f"Bearer {user.token}"], *NO_COOKIE)
 
 
 def test_without_a_feed_there_is_none_to_lose(sekisho_user):

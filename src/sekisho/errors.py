@@ -197,6 +197,22 @@ class VerifierRefused(SekishoError):
     text_ja = "検証サービスの資格情報が無効です。"
 
 
+class SessionRefused(SekishoError):
+    """The session cookie is none of ours, or its session has ended."""
+
+    code = "session_refused"
+    text_en = "The session has ended. Please sign in again."
+    text_ja = "セッションは終了しています。もう一度ログインしてください。"
+
+
+class CsrfRefused(SekishoError):
+    """A call that counts on cookies did not come from this service's own pages (OWASP ASVS 3.5.1)."""
+
+    code = "csrf_refused"
+    text_en = "This request did not come from one of our pages. Please reload the page and try again."
+    text_ja = "このリクエストは当サービスのページから送信されたものではありません。ページを再読み込みしてください。"
+
+
 class RefreshRefused(_OneAnswer):
     """A refresh token was refused. Whatever the cause, the caller gets one identical answer."""
 

@@ -65,7 +65,7 @@ def test_login_gives_a_pair_of_tokens_and_names_the_device(client, server):
     response = try_login(client, email)
     tokens = is_token_pair(response)
     assert response.headers.get_list("set-cookie") == [
-        f"sekisho_device={client.cookies['sekisho_device']}; HttpOnly; Max-Age=15552000; Path=/; SameSite=lax"
+        f"sekisho_device={client.cookies['sekisho_device']}; Max-Age=15552000; Path=/; HttpOnly; SameSite=Lax"
     ]
     claims = tokens.claims
     assert set(claims) == {"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "sid"}
@@ -132,7 +132,10 @@ def test_list_of_sessions(client, client_address):
     is_private(response)
     assert set(response.json()) == {"sessions"}
     (session,) = response.json()["sessions"]
-    assert set(session) == {"id", "current", "created_at", "last_used_at", "expires_at", "address", "user_agent"}
+    assert set(session) == {"id", "current", "created_at", "last_used_at", "expires_at", "address", "user_agent"} | {
+        "kind",
+        "device",
+    }
     assert session["id"] == str(tokens.session_id)
     assert session["current"] is True
     assert session["address"] == client_address
@@ -265,11 +268,11 @@ def test_two_authorization_headers_are_none(client, method, path):
         is_problem(response, 401, "invalid_token")
 
 
-def test_a_token_in_the_query_or_a_cookie_is_none(client):
+def test_a_token_in_the_query_or_another_cookie_is_none(client):
     tokens = log_in(client)
     for response in (
         client.get("/me", params={"access_token": tokens.access}),
-        client.get("/me", headers={"Cookie": f"access_token={tokens.access}; sekisho_access={tokens.access}"}),
+        client.get("/me", headers={"Cookie": f"access_token={tokens.access}; __Host-sekisho_access={tokens.access}"}),
     ):
         is_problem(response, 401, "authentication_required")
 

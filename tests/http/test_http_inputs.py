@@ -128,10 +128,16 @@ def test_unknown_members(post, path):
         shows_nothing(response)
 
 
-@pytest.mark.parametrize("path", [path for path in POSTS if path != "/logout"])
+@pytest.mark.parametrize("path", [path for path in POSTS if path not in {"/logout", "/refresh"}])
 def test_no_body_at_all(post, path):
     problem = is_problem(post(path, b"", {}), 422, "invalid_body")
     assert problem["fields"] == [{"field": "body", "code": "missing"}]
+
+
+@pytest.mark.parametrize("path", ["/logout", "/refresh"])
+def test_no_token_at_all(post, path):
+    """It could have come in a header or a cookie."""
+    is_problem(post(path, b"", {}), 401, "authentication_required")
 
 
 # --- media types ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Django: a middleware for every view, sync or async, and a decorator for single ones.
 
 Settings: ``SEKISHO_VERIFIER`` (a ``Verifier``, or the dotted path of one), ``SEKISHO_WHEN_LOST`` (in place of the
-verifier's own policy) and ``SEKISHO_EXEMPT`` (paths that are open to all, exact ones or prefixes that end in ``/``).
+verifier's own policy), ``SEKISHO_EXEMPT`` (paths that are open to all, exact ones or prefixes that end in ``/``) and
+``SEKISHO_COOKIE`` (True: without an Authorization header the cookie with the access token counts; what is unsafe must
+then come from a page of the issuer's own origin).
 """
 
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from sekisho.errors import AuthenticationRequired
 from sekisho.tokens.access import AccessClaims
 from sekisho.verify import Verifier, WhenLost
 from sekisho.verify.guard import MEDIA_TYPE, REFUSED, Exempt, Guard, Refused, is_preflight, refusal
+from sekisho.verify.origin import HeaderOf
 
 View: TypeAlias = Callable[..., Any]
 _View = TypeVar("_View", bound=View)
@@ -45,7 +48,7 @@ class SekishoMiddleware:
             return self._acall(request)
         if not self._is_open(request):
             try:
-                request.claims = self._guard.claims(authorization(request))
+                request.claims = self._guard.claims(*parts_of(request))
             except REFUSED as error:
                 return _refused(error)
         return self._get_response(request)
@@ -53,7 +56,7 @@ class SekishoMiddleware:
     async def _acall(self, request: HttpRequest) -> Any:
         if not self._is_open(request):
             try:
-                request.claims = await self._guard.aclaims(authorization(request))
+                request.claims = await self._guard.aclaims(*parts_of(request))
             except REFUSED as error:
                 return _refused(error)
         return await self._get_response(request)
@@ -98,7 +101,7 @@ def _guarded(view: _View, verifier: Verifier | None, when_lost: WhenLost | None)
     @wraps(view)
     async def asynchronous(request: HttpRequest, *args: Any, **named: Any) -> Any:
         try:
-            request.claims = await guard().aclaims(authorization(request))
+            request.claims = await guard().aclaims(*parts_of(request))
         except REFUSED as error:
             return _answer(error, request)
         return await view(request, *args, **named)
@@ -106,7 +109,7 @@ def _guarded(view: _View, verifier: Verifier | None, when_lost: WhenLost | None)
     @wraps(view)
     def synchronous(request: HttpRequest, *args: Any, **named: Any) -> Any:
         try:
-            request.claims = guard().claims(authorization(request))
+            request.claims = guard().claims(*parts_of(request))
         except REFUSED as error:
             return _answer(error, request)
         return view(request, *args, **named)
@@ -130,10 +133,17 @@ def guard_of_settings() -> Guard:
     return _guard_of(None, None)
 
 
-def authorization(request: HttpRequest) -> list[str]:
-    """The values of the Authorization headers; servers make one of several, with commas, which no token has."""
-    value = request.META.get("HTTP_AUTHORIZATION")
-    return [] if value is None else [value]
+def parts_of(request: HttpRequest) -> tuple[list[str], str, HeaderOf]:
+    """What a guard asks for: the Authorization headers, the method, and a way to any other header.
+
+    Servers make one of several headers of a name, with commas, which no token has.
+    """
+
+    def header(name: str) -> list[str]:
+        value = request.META.get("HTTP_" + name.upper().replace("-", "_"))
+        return [] if value is None else [value]
+
+    return header("authorization"), request.method or "", header
 
 
 def is_preflight_of(request: HttpRequest) -> bool:
@@ -143,15 +153,16 @@ def is_preflight_of(request: HttpRequest) -> bool:
 
 def _guard_of(verifier: Verifier | None, when_lost: WhenLost | None) -> Guard:
     named = verifier if verifier is not None else getattr(settings, "SEKISHO_VERIFIER", None)
-    return _guard(named, when_lost or getattr(settings, "SEKISHO_WHEN_LOST", None))
+    policy = when_lost or getattr(settings, "SEKISHO_WHEN_LOST", None)
+    return _guard(named, policy, getattr(settings, "SEKISHO_COOKIE", False))
 
 
 @cache  # one for all that share a verifier and a policy, and read from the settings once
-def _guard(verifier: Verifier | str | None, when_lost: WhenLost | None) -> Guard:
+def _guard(verifier: Verifier | str | None, when_lost: WhenLost | None, cookie: bool) -> Guard:  # noqa: FBT001 - a cache takes positions
     found = import_string(verifier) if isinstance(verifier, str) else verifier
     if not isinstance(found, Verifier):
         raise ImproperlyConfigured("SEKISHO_VERIFIER is a sekisho.Verifier or the dotted path of one")
-    return Guard(found, when_lost)
+    return Guard(found, when_lost, cookie=cookie)
 
 
 def _answer(error: Refused, request: HttpRequest) -> HttpResponse:

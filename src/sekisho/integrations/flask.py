@@ -15,16 +15,21 @@ _P = ParamSpec("_P")
 
 
 def require_user(
-    verifier: Verifier, when_lost: WhenLost | None = None
+    verifier: Verifier, when_lost: WhenLost | None = None, *, cookie: bool = False
 ) -> Callable[[Callable[_P, Any]], Callable[_P, Any]]:
-    """Guards a view; put it below ``@app.route``. ``when_lost``: in place of the verifier's own policy."""
-    guard = Guard(verifier, when_lost)
+    """Guards a view; put it below ``@app.route``. ``when_lost``: in place of the verifier's own policy.
+
+    ``cookie``: without an Authorization header the cookie with the access token counts; what is unsafe must then come
+    from a page of the issuer's own origin.
+    """
+    guard = Guard(verifier, when_lost, cookie=cookie)
 
     def guarded(view: Callable[_P, Any]) -> Callable[_P, Any]:
         @wraps(view)
         def checked(*args: _P.args, **named: _P.kwargs) -> Any:  # in the thread of this request, so it may block
             try:
-                g.claims = guard.claims(request.headers.getlist("Authorization"))
+                header = request.headers.getlist
+                g.claims = guard.claims(header("authorization"), request.method, header)
             except REFUSED as error:
                 return _answer(error)
             return current_app.ensure_sync(view)(*args, **named)

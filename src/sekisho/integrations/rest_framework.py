@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import APIException, AuthenticationFailed
+from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 
-from sekisho.errors import AuthenticationRequired, TokenError, TryLater
-from sekisho.integrations.django import authorization, guard_of_settings, is_preflight_of
+from sekisho.errors import AuthenticationRequired, CsrfRefused, TryLater
+from sekisho.integrations.django import guard_of_settings, is_preflight_of, parts_of
 from sekisho.tokens.access import AccessClaims
-from sekisho.verify.bearer import CHALLENGE, CHALLENGE_INVALID
-from sekisho.verify.guard import Refused, refusal
+from sekisho.verify.bearer import CHALLENGE
+from sekisho.verify.guard import REFUSED, Refused, refusal
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,19 @@ class SekishoAuthentication(BaseAuthentication):
     def authenticate(self, request: HttpRequest) -> tuple[TokenUser, AccessClaims] | None:
         """The user and the claims; None without a credential."""
         try:
-            claims = guard_of_settings().claims(authorization(request))
-        except (AuthenticationRequired, TokenError, TryLater) as error:
+            claims = guard_of_settings().claims(*parts_of(request))
+        except REFUSED as error:
             if is_preflight_of(request):
                 raise _Preflight from None
             if isinstance(error, AuthenticationRequired):
                 return None
+            request.sekisho_challenge = refusal(error).headers.get("WWW-Authenticate", CHALLENGE)
             raise _refused(error) from None
         return TokenUser(claims), claims
 
     def authenticate_header(self, request: HttpRequest) -> str:
         """The challenge of a 401 (RFC 6750 §3)."""
-        return CHALLENGE_INVALID if authorization(request) else CHALLENGE
+        return getattr(request, "sekisho_challenge", CHALLENGE)
 
 
 class _Preflight(APIException):
@@ -82,8 +83,9 @@ class _TryLater(APIException):
 
 def _refused(error: Refused) -> APIException:
     refused = refusal(error)
-    raised: APIException = _TryLater() if isinstance(error, TryLater) else AuthenticationFailed()
+    raised: APIException = PermissionDenied() if isinstance(error, CsrfRefused) else AuthenticationFailed()
     if isinstance(error, TryLater):
+        raised = _TryLater()
         raised.wait = error.retry_after_s
     raised.detail = refused.problem  # set here, for the framework would make strings of the numbers
     return raised

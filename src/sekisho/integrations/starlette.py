@@ -1,7 +1,7 @@
 """Starlette and other ASGI applications: a middleware for all of one, a decorator for single endpoints."""
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeAlias
 
@@ -26,14 +26,21 @@ class RequireUser:
     """
 
     def __init__(
-        self, app: ASGIApp, *, verifier: Verifier, when_lost: WhenLost | None = None, exempt: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        verifier: Verifier,
+        when_lost: WhenLost | None = None,
+        cookie: bool = False,
+        exempt: Sequence[str] = (),
     ) -> None:
         """``exempt``: paths that are open to all, exact ones or prefixes that end in ``/``.
 
-        ``when_lost``: in place of the verifier's own policy.
+        ``when_lost``: in place of the verifier's own policy. ``cookie``: without an Authorization header the cookie
+        with the access token counts; what is unsafe must then come from a page of the issuer's own origin.
         """
         self._app = app
-        self._guard = Guard(verifier, when_lost)
+        self._guard = Guard(verifier, when_lost, cookie=cookie)
         self._exempt = Exempt(exempt)
         self._has_exempt = bool(exempt)
 
@@ -42,11 +49,12 @@ class RequireUser:
         if scope["type"] != "lifespan" and not self._is_open(scope):
             # By hand: to make an object of the headers takes longer than to check a token that came before.
             values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            header, method = partial(_values, scope), scope.get("method", "WEBSOCKET")
             try:
                 try:
-                    claims = self._guard.at_once(values)
+                    claims = self._guard.at_once(values, method, header)
                 except TryLater:
-                    claims = await self._guard.aclaims(values)
+                    claims = await self._guard.aclaims(values, method, header)
             except REFUSED as error:
                 await _refuse(error, scope, receive, send)
                 return
@@ -60,15 +68,18 @@ class RequireUser:
         return self._has_exempt and route_path(scope["path"], scope.get("root_path", "")) in self._exempt
 
 
-def require_user(verifier: Verifier, when_lost: WhenLost | None = None) -> Callable[[Endpoint], Endpoint]:
-    """Guards one endpoint function, async or not. ``when_lost``: in place of the verifier's own policy."""
-    guard = Guard(verifier, when_lost)
+def require_user(
+    verifier: Verifier, when_lost: WhenLost | None = None, *, cookie: bool = False
+) -> Callable[[Endpoint], Endpoint]:
+    """Guards one endpoint function, async or not. ``when_lost`` and ``cookie`` as for ``RequireUser``."""
+    guard = Guard(verifier, when_lost, cookie=cookie)
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
         async def asynchronous(request: Request) -> Any:
             try:
-                claims = await guard.aclaims(request.headers.getlist("authorization"))
+                header = request.headers.getlist
+                claims = await guard.aclaims(header("authorization"), request.method, header)
             except REFUSED as error:
                 return _answer(error, request)
             request.state.claims = claims
@@ -77,7 +88,8 @@ def require_user(verifier: Verifier, when_lost: WhenLost | None = None) -> Calla
         @wraps(endpoint)
         def synchronous(request: Request) -> Any:  # Starlette runs it in a worker thread
             try:
-                claims = guard.claims(request.headers.getlist("authorization"))
+                header = request.headers.getlist
+                claims = guard.claims(header("authorization"), request.method, header)
             except REFUSED as error:
                 return _answer(error, request)
             request.state.claims = claims
@@ -97,6 +109,11 @@ def claims_of(request: HTTPConnection) -> AccessClaims:
     if not isinstance(claims, AccessClaims):
         raise AuthenticationRequired("no guard has let this request through")
     return claims
+
+
+def _values(scope: Scope, name: str) -> list[str]:
+    wanted = name.encode("ascii")
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == wanted]
 
 
 def _answer(error: Refused, request: Request) -> Response:

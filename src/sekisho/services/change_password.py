@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from sekisho.errors import TokenRevoked, TryLater, WrongCredentials
 from sekisho.services.caller import Caller
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
-from sekisho.services.mint import Grant, Mint
 from sekisho.services.password_policy import PasswordRules
-from sekisho.services.sessions import Sessions, open_session
+from sekisho.services.sessions import Carrier, Sessions, open_session
 from sekisho.services.throttle import Throttle
 from sekisho.storage.ports import Storage, Transaction
 from sekisho.storage.rows import Cause, Ended, Session, User
+
+G = TypeVar("G")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,20 @@ class ChangePassword:
     passwords: HashingPool
     rules: PasswordRules
     throttle: Throttle
-    mint: Mint
     sessions: Sessions
     events: Events
 
     async def __call__(
-        self, *, user_id: UUID, session_id: UUID, current_password: str, new_password: str, caller: Caller
-    ) -> Grant:
-        """A grant for a new session; every session of before has ended.
+        self,
+        *,
+        user_id: UUID,
+        session_id: UUID,
+        current_password: str,
+        new_password: str,
+        caller: Caller,
+        carrier: Carrier[G],
+    ) -> tuple[User, G]:
+        """The account, and a grant for a new session; every session of before has ended.
 
         A stolen access token alone changes nothing: the current password is asked and its guesses are throttled.
         Raises ``InputError``, ``WrongCredentials``, ``Throttled``, ``Overloaded``, ``TokenRevoked`` (the session
@@ -56,10 +64,9 @@ class ChangePassword:
             raise
         self.rules.check(new_password, email=user.email, canonical_email=user.email_canonical, field="new_password")
         new_hash = await self.passwords.hash(new_password)
-        return await self._replace(user, session_id, new_hash, caller)
+        return user, await self._replace(user, session_id, new_hash, caller, carrier)
 
-    async def _replace(self, user: User, session_id: UUID, new_hash: str, caller: Caller) -> Grant:
-
+    async def _replace(self, user: User, session_id: UUID, new_hash: str, caller: Caller, carrier: Carrier[G]) -> G:
         def work(tx: Transaction) -> tuple[Session, Sequence[Ended], int]:
             locked = tx.users.locked(user.id)
             if locked is None or locked.disabled_at_us is not None:
@@ -79,10 +86,17 @@ class ChangePassword:
             tx.users.set_password_hash(user.id, new_hash, changed_at_us=now_us)
             # Whoever knew the old password may have gathered devices to guess from.
             tx.devices.forget_all(user.id)
-            session, _ = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            session, _ = open_session(
+                tx,
+                locked,
+                limits=self.sessions.limits,
+                caller=caller,
+                cookie_hash=carrier.cookie_hash,
+                now_us=now_us,
+            )
             return session, ended, now_us
 
         session, ended, now_us = await self.storage.write(work)
         self.sessions.tell(ended)
         self.events.record(Event.PASSWORD_CHANGED, user_id=user.id, session_id=session.id, address=caller.address)
-        return self.mint.grant(session, now_us=now_us)
+        return carrier.grant(session, now_us=now_us)

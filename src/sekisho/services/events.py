@@ -39,6 +39,7 @@ class Event(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - an event, not a password
     PASSWORD_CHANGE_FAILED = "password_change_failed"  # noqa: S105
     PASSWORD_REHASHED = "password_rehashed"  # noqa: S105
+    CSRF_REFUSED = "csrf_refused"
     THROTTLED = "throttled"
     OVERLOADED = "overloaded"
     PUT_OFF = "put_off"
@@ -48,6 +49,8 @@ class Event(StrEnum):
     FEED_READER_CUT = "feed_reader_cut"
     GRAPEVINE_LOST = "grapevine_lost"
     GRAPEVINE_BACK = "grapevine_back"
+    SESSION_CACHE_LOST = "session_cache_lost"
+    SESSION_CACHE_BACK = "session_cache_back"
     KEYS_CREATED = "keys_created"
     KEYS_CHANGED = "keys_changed"
     KEYS_REFUSED = "keys_refused"
@@ -63,6 +66,7 @@ _WARNINGS: Final = frozenset(
         Event.STORAGE_FAILED,
         Event.REVOCATIONS_PUT_BACK,
         Event.GRAPEVINE_LOST,
+        Event.SESSION_CACHE_LOST,
         Event.KEYS_REFUSED,
         Event.OVERLOADED,
         Event.CRASHED,

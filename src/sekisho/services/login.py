@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 from uuid import uuid4
 
 from sekisho.errors import Overloaded, PasswordTooLong, TryLater, WrongCredentials
@@ -11,22 +11,25 @@ from sekisho.services.caller import Caller, device_hash
 from sekisho.services.email_address import canonical_or_raw
 from sekisho.services.events import Event, Events
 from sekisho.services.hashing import HashingPool
-from sekisho.services.mint import Grant, Mint
-from sekisho.services.sessions import Sessions, open_session
+from sekisho.services.sessions import Carrier, Sessions, open_session
 from sekisho.services.throttle import Lane, Throttle
 from sekisho.storage.ports import Storage, Transaction
-from sekisho.storage.rows import Ended, Session, User
+from sekisho.storage.rows import Cause, Ended, Session, User
 
 _ATTEMPTS: Final = 3
 # Each known device is throttled apart, so their number is what a collector of devices could multiply guesses by.
 _DEVICES_KEPT: Final = 10
 
 
+G = TypeVar("G")
+
+
 @dataclass(frozen=True, kw_only=True)
-class SignedIn:
+class SignedIn(Generic[G]):
     """A grant, and what the device is to show at its next login so that it is throttled apart from strangers."""
 
-    grant: Grant
+    user: User
+    grant: G
     device_token: str = field(repr=False)
 
 
@@ -37,12 +40,16 @@ class Login:
     storage: Storage
     passwords: HashingPool
     throttle: Throttle
-    mint: Mint
     sessions: Sessions
     events: Events
 
-    async def __call__(self, *, email: str, password: str, caller: Caller) -> SignedIn:
-        """Raises ``WrongCredentials``, ``Throttled``, ``TryLater``, ``Overloaded`` and ``StorageUnavailable``."""
+    async def __call__(
+        self, *, email: str, password: str, caller: Caller, carrier: Carrier[G], replaced: bytes | None = None
+    ) -> SignedIn[G]:
+        """``replaced``: the hash of a session cookie that the browser has; its session ends when this one begins.
+
+        Raises ``WrongCredentials``, ``Throttled``, ``TryLater``, ``Overloaded`` and ``StorageUnavailable``.
+        """
         account = canonical_or_raw(email)
         lanes = self.throttle.login_lanes(account=account, address=caller.address, device=None)
         if caller.device_hash is None:
@@ -58,7 +65,7 @@ class Login:
                 new_hash = await self._verify(password, user, lanes)
                 assert user is not None, "an unknown account never verifies"
                 device_token = caller.device_token if known_device and caller.device_token else secrets.token_urlsafe()
-                opened = await self._open(user, new_hash, caller, device_token)
+                opened = await self._open(user, new_hash, caller, device_token, carrier, replaced)
                 if isinstance(opened, SignedIn):
                     return opened
                 user = opened  # the hash was replaced meanwhile: look at the new one
@@ -109,7 +116,15 @@ class Login:
         ):  # too long for bcrypt, or no time now: the password was right all the same
             return None
 
-    async def _open(self, user: User, new_hash: str | None, caller: Caller, device_token: str) -> SignedIn | User:
+    async def _open(
+        self,
+        user: User,
+        new_hash: str | None,
+        caller: Caller,
+        device_token: str,
+        carrier: Carrier[G],
+        replaced: bytes | None,
+    ) -> SignedIn[G] | User:
         """One transaction opens the session, unless the password or the account changed since it was read."""
 
         def work(tx: Transaction) -> User | tuple[Session, Sequence[Ended], int]:
@@ -121,16 +136,32 @@ class Login:
             now_us = tx.now_us()
             if new_hash is not None:
                 tx.users.set_password_hash(user.id, new_hash, changed_at_us=None)
-            session, evicted = open_session(tx, locked, limits=self.sessions.limits, caller=caller, now_us=now_us)
+            ended = [] if replaced is None else self._end_replaced(tx, replaced, now_us)
+            session, evicted = open_session(
+                tx,
+                locked,
+                limits=self.sessions.limits,
+                caller=caller,
+                cookie_hash=carrier.cookie_hash,
+                now_us=now_us,
+            )
             tx.devices.remember(device_hash(device_token), user.id, now_us=now_us, kept=_DEVICES_KEPT)
-            return session, evicted, now_us
+            return session, [*ended, *evicted], now_us
 
         opened = await self.storage.write(work)
         if isinstance(opened, User):
             return opened
-        session, evicted, now_us = opened
-        self.sessions.tell(evicted)
+        session, ended, now_us = opened
+        self.sessions.tell(ended)
         if new_hash is not None:
             self.events.record(Event.PASSWORD_REHASHED, user_id=user.id)
         self.events.record(Event.LOGGED_IN, user_id=user.id, session_id=session.id, address=caller.address)
-        return SignedIn(grant=self.mint.grant(session, now_us=now_us), device_token=device_token)
+        return SignedIn(user=user, grant=carrier.grant(session, now_us=now_us), device_token=device_token)
+
+    def _end_replaced(self, tx: Transaction, cookie_hash: bytes, now_us: int) -> Sequence[Ended]:
+        """A session whose only key is about to be overwritten, or one that somebody else has planted (CWE-384)."""
+        session = tx.sessions.by_cookie(cookie_hash)
+        if session is None:
+            return []
+        lapses_at_us = self.sessions.lapses_at_us(now_us)
+        return tx.sessions.end(cause=Cause.LOGOUT, now_us=now_us, lapses_at_us=lapses_at_us, session_ids=[session.id])

@@ -19,7 +19,12 @@ class Grant:
 
 
 class Mint:
-    """Signs access tokens and makes refresh tokens. ``use`` swaps the keys, whole, at any time."""
+    """Signs access tokens and makes refresh tokens. ``use`` swaps the keys, whole, at any time.
+
+    As a carrier of sessions it needs nothing in the row but the salt that every row has.
+    """
+
+    cookie_hash = None
 
     def __init__(self, *, issuer: str, audience: str, access_token_ttl_s: int) -> None:
         self._issuer = issuer

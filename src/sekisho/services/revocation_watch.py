@@ -99,7 +99,11 @@ class RevocationWatch:
         For whoever checks access tokens: entries lapse by the database's time, and if tokens expired by the clock of a
         node that is behind, it would accept the revoked ones in between.
         """
-        return (self._clock() + self._offset_us) // MICROSECONDS
+        return self.now_us() // MICROSECONDS
+
+    def now_us(self) -> int:
+        """The same in microseconds."""
+        return self._clock() + self._offset_us
 
     async def load(self) -> None:
         """All live entries; before the first request is answered. Raises ``StorageUnavailable``."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from sekisho.errors import SessionNotFound
@@ -14,13 +14,15 @@ from sekisho.storage.ports import Storage, Transaction
 from sekisho.storage.rows import MICROSECONDS, Cause, Ended, Session, TheftRecord, User
 from sekisho.tokens.refresh import SALT_BYTES
 
+G_co = TypeVar("G_co", covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionLimits:
     """How long sessions live, in seconds, and how many a user may have.
 
-    ``idle_s`` slides with each refresh, ``max_age_s`` is set at login. ``entry_life_s`` is how long a revocation is
-    kept: until every access token of the session has expired by itself.
+    ``idle_s`` slides with each refresh, or with each minute in which a cookie is used; ``max_age_s`` is set at login.
+    ``entry_life_s`` is how long a revocation is kept: until every access token of the session has expired by itself.
     """
 
     idle_s: int
@@ -38,8 +40,19 @@ class Story(NamedTuple):
     now_us: int
 
 
+class Carrier(Protocol[G_co]):
+    """How the browser or the client is to show a session: by tokens (``Mint``), or by a cookie (``NewCookie``)."""
+
+    @property
+    def cookie_hash(self) -> bytes | None:
+        """For the session's row."""
+
+    def grant(self, session: Session, *, now_us: int) -> G_co:
+        """What the caller gets. Called after the commit, with the time that the database returned."""
+
+
 def open_session(
-    tx: Transaction, user: User, *, limits: SessionLimits, caller: Caller, now_us: int
+    tx: Transaction, user: User, *, limits: SessionLimits, caller: Caller, cookie_hash: bytes | None, now_us: int
 ) -> tuple[Session, Sequence[Ended]]:
     """Opens a session for a user whose row the transaction holds, and ends those beyond the user's limit.
 
@@ -72,6 +85,7 @@ def open_session(
         last_user_agent=caller.user_agent,
         ended_at_us=None,
         cause=None,
+        cookie_hash=cookie_hash,
     )
     tx.sessions.add(session)
     return session, evicted

@@ -56,6 +56,16 @@ class Sessions(Protocol):
     def locked(self, session_id: UUID) -> Session | None:
         """As ``find``, and nobody else changes the row until the transaction ends."""
 
+    def by_cookie(self, cookie_hash: bytes) -> Session | None:
+        """The session that this cookie carries, live or not."""
+        ...
+
+    def touch(
+        self, session_id: UUID, *, now_us: int, every_us: int, idle_us: int, address: str, user_agent: str
+    ) -> bool:
+        """A cookie session is in use: its idle limit slides. False when that was written less than ``every_us`` ago."""
+        ...
+
     def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions, the one used last first."""
         ...
@@ -207,6 +217,18 @@ class Storage(Protocol):
     async def read_slowly(self, work: Callable[[Transaction], T]) -> T:
         """As ``read``, without the time limit of requests: for chores that look at whole tables."""
         ...
+
+
+class SessionCache(Protocol):
+    """Cookie sessions by the hash of their cookie, for a while. It never fails: what it cannot answer it has not."""
+
+    async def get(self, cookie_hash: bytes) -> bytes | None: ...  # noqa: D102
+
+    async def put(self, cookie_hash: bytes, entry: bytes, *, life_s: int) -> None: ...  # noqa: D102
+
+    async def drop(self, cookie_hash: bytes) -> None: ...  # noqa: D102
+
+    async def close(self) -> None: ...  # noqa: D102
 
 
 class Grapevine(Protocol):

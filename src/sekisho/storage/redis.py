@@ -16,7 +16,7 @@ from sekisho.errors import StartRefused
 _TIMEOUT_S: Final = 1.0
 _RETRY_S: Final = 1.0
 _PING_EVERY_S: Final = 5.0
-_FAILURES: Final = (RedisError, OSError, TimeoutError)
+REDIS_FAILURES: Final = (RedisError, OSError, TimeoutError)
 
 
 class RedisGrapevine:
@@ -28,7 +28,7 @@ class RedisGrapevine:
         self._on_lost = on_lost
         self._on_back = on_back
         self._lost = False
-        self._pool = _pool(url)
+        self._pool = redis_pool(url, timeout_s=_TIMEOUT_S)
         self._redis: Redis = Redis(connection_pool=self._pool)
         self._untold = False
         self._telling: asyncio.Task[None] | None = None
@@ -44,7 +44,7 @@ class RedisGrapevine:
         while True:
             try:
                 await self._follow(heard)
-            except _FAILURES as error:
+            except REDIS_FAILURES as error:
                 if not self._lost:
                     self._on_lost(type(error).__name__)  # its text may hold the address
                 self._lost = True
@@ -62,7 +62,7 @@ class RedisGrapevine:
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     await self._redis.publish(self._channel, b"")
-            except _FAILURES:
+            except REDIS_FAILURES:
                 pass  # the listener tells of it
 
     async def _follow(self, heard: Callable[[], None]) -> None:
@@ -87,12 +87,13 @@ class RedisGrapevine:
                     self._on_back()
 
 
-def _pool(url: str) -> ConnectionPool:
+def redis_pool(url: str, *, timeout_s: float) -> ConnectionPool:
+    """Connections without retries of their own. No I/O yet. Raises ``StartRefused`` for a URL that cannot be read."""
     try:
         pool = ConnectionPool.from_url(
             url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
             driver_info=None,

@@ -45,7 +45,11 @@ class User:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A session's row, with its user's roles. ``salt`` makes its refresh tokens."""
+    """A session's row, with its user's roles. ``salt`` makes its refresh tokens.
+
+    ``cookie_hash``: of the cookie that carries it, None where tokens do. ``handed_out_at_us`` of a cookie session is
+    when it was last used, to the minute.
+    """
 
     id: UUID
     user_id: UUID
@@ -64,6 +68,7 @@ class Session:
     last_user_agent: str
     ended_at_us: int | None
     cause: str | None
+    cookie_hash: bytes | None = field(default=None, repr=False)
 
     def is_over(self, now_us: int) -> bool:
         """Whether it has ended or run into one of its limits."""

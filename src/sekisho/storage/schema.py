@@ -1,7 +1,7 @@
 """The tables. Times are whole microseconds since 1970 (``_us``), the database's own on PostgreSQL.
 
 Nothing in here is usable by whoever steals it: passwords as argon2id or bcrypt, refresh tokens not at all (only the
-salt that makes them), device tokens and verifiers' credentials as SHA-256.
+salt that makes them), session cookies, device tokens and verifiers' credentials as SHA-256.
 """
 
 from typing import Final
@@ -49,7 +49,7 @@ sessions: Final = Table(
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, ForeignKey(users.c.id, ondelete="CASCADE"), nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
-    Column("idle_ends_at_us", BigInteger, nullable=False),  # slides with each refresh
+    Column("idle_ends_at_us", BigInteger, nullable=False),  # slides with each refresh, or each minute of use
     Column("ends_at_us", BigInteger, nullable=False),  # set at login, never moves
     # The refresh position and its times: see rotation.py.
     Column("generation", BigInteger, nullable=False),
@@ -58,6 +58,7 @@ sessions: Final = Table(
     Column("made_at_us", BigInteger, nullable=False),
     Column("handed_out_at_us", BigInteger, nullable=False),
     Column("salt", LargeBinary, nullable=False),
+    Column("cookie_hash", LargeBinary),  # SHA-256 of the cookie that carries it; NULL where tokens do
     Column("last_address", Text, nullable=False),
     Column("last_user_agent", Text, nullable=False),
     Column("ended_at_us", BigInteger),
@@ -65,6 +66,13 @@ sessions: Final = Table(
 )
 _live = sessions.c.ended_at_us.is_(None)
 # No index on a column that a refresh changes: PostgreSQL then updates the row in place (a HOT update).
+Index(
+    "sessions_cookie_hash_ix",
+    sessions.c.cookie_hash,
+    unique=True,
+    postgresql_where=sessions.c.cookie_hash.is_not(None),
+    sqlite_where=sessions.c.cookie_hash.is_not(None),
+)
 Index("sessions_live_by_user_ix", sessions.c.user_id, postgresql_where=_live, sqlite_where=_live)
 Index("sessions_ended_at_ix", sessions.c.ended_at_us)
 

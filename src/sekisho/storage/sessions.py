@@ -36,6 +36,24 @@ _live = sessions.c.ended_at_us.is_(None)
 _ADD: Final = insert(sessions)
 _BY_ID: Final = select(*_columns).where(sessions.c.id == bindparam("session_id"))
 _LOCKED: Final = _BY_ID.with_for_update(of=sessions)
+_BY_COOKIE: Final = select(*_columns).where(sessions.c.cookie_hash == bindparam("cookie_hash"))
+_TOUCH: Final = (
+    update(sessions)
+    .where(
+        sessions.c.id == bindparam("session_id"),
+        _live,
+        # A time in the future, from a clock that stepped back, counts as now.
+        ~sessions.c.handed_out_at_us.between(bindparam("since_us"), bindparam("now_us")),
+        sessions.c.idle_ends_at_us > bindparam("now_us"),
+        sessions.c.ends_at_us > bindparam("now_us"),
+    )
+    .values(
+        handed_out_at_us=bindparam("now_us"),
+        idle_ends_at_us=bindparam("new_idle_ends_at_us"),
+        last_address=bindparam("address"),
+        last_user_agent=bindparam("user_agent"),
+    )
+)
 _is_live_one_of_user = (
     sessions.c.user_id == bindparam("user_id"),
     _live,
@@ -65,11 +83,29 @@ class SqlSessions:
 
     def find(self, session_id: UUID) -> Session | None:
         """The row with its user's roles, live or not."""
-        return self._one(_BY_ID, session_id)
+        return self._one(_BY_ID, session_id=session_id)
 
     def locked(self, session_id: UUID) -> Session | None:
         """The same, locked on PostgreSQL; on SQLite the transaction is the only writer anyway."""
-        return self._one(_LOCKED, session_id)
+        return self._one(_LOCKED, session_id=session_id)
+
+    def by_cookie(self, cookie_hash: bytes) -> Session | None:
+        """The row that this cookie leads to, live or not."""
+        return self._one(_BY_COOKIE, cookie_hash=cookie_hash)
+
+    def touch(
+        self, session_id: UUID, *, now_us: int, every_us: int, idle_us: int, address: str, user_agent: str
+    ) -> bool:
+        """However many requests come at once, one of them writes."""
+        values = {
+            "session_id": session_id,
+            "now_us": now_us,
+            "since_us": now_us - every_us + 1,
+            "new_idle_ends_at_us": now_us + idle_us,
+            "address": address,
+            "user_agent": user_agent,
+        }
+        return self._connection.execute(_TOUCH, values).rowcount == 1
 
     def live_of(self, user_id: UUID, *, now_us: int) -> Sequence[Session]:
         """Live sessions of a user, the one used last first."""
@@ -132,8 +168,8 @@ class SqlSessions:
         rows = self._connection.execute(select(*columns).where(thefts.c.session_id == session_id))
         return [TheftRecord(**row._mapping) for row in rows]
 
-    def _one(self, statement: Select[Any], session_id: UUID) -> Session | None:
-        row = self._connection.execute(statement, {"session_id": session_id}).one_or_none()
+    def _one(self, statement: Select[Any], **values: Any) -> Session | None:
+        row = self._connection.execute(statement, values).one_or_none()
         return None if row is None else session_from(dict(row._mapping))
 
     def _held(self, conditions: Sequence[ColumnElement[bool]]) -> Sequence[UUID]:

@@ -1,4 +1,4 @@
-"""What every framework needs: from the Authorization headers of a request to its claims, or to a refusal.
+"""What every framework needs: from the headers of a request to its claims, or to a refusal.
 
 Nothing here knows a framework. Each file of ``integrations`` is what it takes to fit this to one.
 """
@@ -12,25 +12,40 @@ from typing import Final, TypeAlias, get_args
 
 import msgspec
 
-from sekisho.errors import AuthenticationRequired, FeedStarting, KeysUnavailable, MustAsk, TokenError, TryLater
+from sekisho.errors import (
+    AuthenticationRequired,
+    CsrfRefused,
+    FeedStarting,
+    KeysUnavailable,
+    MustAsk,
+    TokenError,
+    TokenMalformed,
+    TryLater,
+)
 from sekisho.tokens.access import AccessClaims
 from sekisho.verify.bearer import CHALLENGE, CHALLENGE_INVALID, bearer_token
+from sekisho.verify.cookies import Cookies, read_cookie
 from sekisho.verify.freshness import WhenLost
+from sekisho.verify.origin import HeaderOf, expect_own_page, is_unsafe, origin_of
 from sekisho.verify.verifier import Verifier
 
 MEDIA_TYPE: Final = "application/problem+json"
 START_WAIT_S: Final = 2.0
 
 # What ``Guard`` raises and ``refusal`` answers. Anything else is the application's own and goes its way.
-Refused: TypeAlias = AuthenticationRequired | TokenError | TryLater
-REFUSED: Final = (AuthenticationRequired, TokenError, TryLater)
+Refused: TypeAlias = AuthenticationRequired | TokenError | CsrfRefused | TryLater
+REFUSED: Final = (AuthenticationRequired, TokenError, CsrfRefused, TryLater)
 
 
 class Guard:
     """Checks requests by one verifier. Safe to call from any thread or event loop."""
 
-    def __init__(self, verifier: Verifier, when_lost: WhenLost | None = None) -> None:
-        """``when_lost``: in place of the verifier's own policy. Raises ``ValueError`` for one that does not exist."""
+    def __init__(self, verifier: Verifier, when_lost: WhenLost | None = None, *, cookie: bool = False) -> None:
+        """``when_lost``: in place of the verifier's own policy. Raises ``ValueError`` for one that does not exist.
+
+        ``cookie``: without an Authorization header the cookie with the access token counts, and then what is unsafe
+        must come from a page of the issuer's own origin.
+        """
         # A misspelt policy must not come out as the most lenient one.
         if when_lost is not None and when_lost not in get_args(WhenLost):
             raise ValueError(f"when_lost is one of {', '.join(get_args(WhenLost))}")
@@ -38,26 +53,32 @@ class Guard:
         self._verify: Callable[[str], AccessClaims] = (
             verifier.verify if when_lost is None else partial(verifier.verify, when_lost=when_lost)
         )
+        self._cookie = Cookies(verifier.issuer).access if cookie else None
+        self._origins = (origin_of(verifier.issuer),)
         self._wait_until: float | None = None
 
-    def at_once(self, authorization: Sequence[str]) -> AccessClaims:
-        """The claims, from what is known here and now. Never blocks. Raises one of ``REFUSED``."""
-        return self._verify(bearer_token(authorization))
+    def at_once(self, authorization: Sequence[str], method: str, header: HeaderOf) -> AccessClaims:
+        """The claims, from what is known here and now. Never blocks. Raises one of ``REFUSED``.
 
-    def claims(self, authorization: Sequence[str]) -> AccessClaims:
+        ``authorization``: the values of all Authorization headers; ``header`` gives those of any other, and is asked
+        only where cookies count. ``method`` is ``WEBSOCKET`` for a handshake, which any page can begin.
+        """
+        return self._verify(self._token(authorization, method, header))
+
+    def claims(self, authorization: Sequence[str], method: str, header: HeaderOf) -> AccessClaims:
         """The claims. Blocks to ask the issuer where that is the policy, and for a moment at the start.
 
         Raises one of ``REFUSED``.
         """
-        token = bearer_token(authorization)
+        token = self._token(authorization, method, header)
         try:
             return self._verify(token)
         except (MustAsk, FeedStarting, KeysUnavailable) as error:
             return self._later(token, error)
 
-    async def aclaims(self, authorization: Sequence[str]) -> AccessClaims:
+    async def aclaims(self, authorization: Sequence[str], method: str, header: HeaderOf) -> AccessClaims:
         """As ``claims``; what blocks is done in another thread, so that the event loop serves others meanwhile."""
-        token = bearer_token(authorization)
+        token = self._token(authorization, method, header)
         try:
             return self._verify(token)
         except (MustAsk, FeedStarting, KeysUnavailable) as error:
@@ -65,6 +86,17 @@ class Guard:
                 raise
             late = error
         return await asyncio.to_thread(self._later, token, late)
+
+    def _token(self, authorization: Sequence[str], method: str, header: HeaderOf) -> str:
+        # A header that is there and bad is not passed over for the cookie.
+        if authorization or self._cookie is None:
+            return bearer_token(authorization)
+        token = read_cookie(header("cookie"), self._cookie, TokenMalformed)
+        if token is None:
+            raise AuthenticationRequired
+        if is_unsafe(method):
+            expect_own_page(header, self._origins)
+        return token
 
     def _later(self, token: str, error: MustAsk | FeedStarting | KeysUnavailable) -> AccessClaims:
         if not isinstance(error, MustAsk):
@@ -112,12 +144,14 @@ class Refusal:
 def refusal(error: Refused) -> Refusal:
     """401 with a challenge (RFC 6750 §3), the same for every bad token; or 503 where the token is not to blame.
 
-    A 401 for a lost feed would make clients drop sessions that are alive.
+    A 401 for a lost feed would make clients drop sessions that are alive. 403 for a call from another site's page.
     """
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", "Vary": "Cookie, Authorization"}
     if isinstance(error, TryLater):
         status = 503
         headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, CsrfRefused):
+        status = 403
     else:
         status = 401
         headers["WWW-Authenticate"] = CHALLENGE_INVALID if isinstance(error, TokenError) else CHALLENGE

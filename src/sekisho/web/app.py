@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
 from sekisho.errors import StartRefused
-from sekisho.integrations.fastapi import RequireUser
 from sekisho.passwords import BCRYPT_12, OWASP, PasswordHasher, Profile
 from sekisho.services.accounts import Accounts
 from sekisho.services.alarm import Alarm, OnTheft
 from sekisho.services.change_password import ChangePassword
+from sekisho.services.cookie_sessions import CookieSessions
 from sekisho.services.events import Event, Events, where
 from sekisho.services.hashing import HashingPool
 from sekisho.services.login import Login
@@ -36,11 +36,15 @@ from sekisho.sources import source_from
 from sekisho.storage import migrate
 from sekisho.storage.engine import Database
 from sekisho.storage.redis import RedisGrapevine
+from sekisho.storage.session_cache import RedisSessionCache
 from sekisho.tokens.keyring import Keyring, KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.verify import Verifier
-from sekisho.web import api, introspect, operations
-from sekisho.web.cookies import DeviceCookie
+from sekisho.verify.origin import origin_of
+from sekisho.web import api, introspect, operations, session
+from sekisho.web.cookies import WebCookies
+from sekisho.web.credentials import CurrentCredential, CurrentUser, Requests
+from sekisho.web.csrf import Csrf
 from sekisho.web.feed import Feed, VerifierCredential, ended_by_signals
 from sekisho.web.feed_log import FeedLog
 from sekisho.web.key_watch import KeyWatch
@@ -75,6 +79,7 @@ class Sekisho:
         self._revoked = RevokedSessions()
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._grapevine = None if redis_url is None else self._redis_grapevine(redis_url)
+        self._session_cache = None if redis_url is None else self._redis_session_cache(redis_url)
         self._feed_log = FeedLog(revoked=self._revoked)
         self._watch = RevocationWatch(
             storage=self.database,
@@ -94,7 +99,8 @@ class Sekisho:
             max_lifetime_s=settings.access_token_ttl_s + LEEWAY_S,
             clock=self._watch.now_s,  # revocations lapse by the database's time, so tokens must expire by it
         )
-        self.current_user = RequireUser(self.verifier)
+        self._cookies = WebCookies(settings.issuer)
+        self._csrf = Csrf(self._cookies, [origin_of(settings.issuer), *settings.allowed_origins])
         self._mint = Mint(
             issuer=settings.issuer, audience=settings.audience, access_token_ttl_s=settings.access_token_ttl_s
         )
@@ -105,6 +111,15 @@ class Sekisho:
         self._stall = StallWatch(window_s=settings.replay_window_s)
         self._alarm = Alarm(on_theft, events=self._events)
         self.flows = self._flows()
+        self._requests = Requests(
+            verifier=self.verifier,
+            audience=settings.audience,
+            cookie_sessions=self.flows.cookie_sessions,
+            cookies=self._cookies,
+            csrf=self._csrf,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        self.current_user = CurrentUser(self._requests)
         self.verifiers = Verifiers(storage=self.database)
         self._purge = Purge(storage=self.database, sessions=self.flows.sessions, events=self._events)
         self.router = self._router()
@@ -114,6 +129,13 @@ class Sekisho:
         from sekisho.web.standalone import standalone_app  # noqa: PLC0415 - only a server of its own needs it
 
         return standalone_app(self)
+
+    def csrf_token(self, request: Request, response: Response) -> str:
+        """For a page's forms (field ``csrf_token``) and scripts (header ``X-CSRF-Token``), bound to the session cookie.
+
+        ``response`` is the page's: a visitor without a session gets a cookie with it.
+        """
+        return self._csrf.token(request, response)
 
     async def check(self) -> None:
         """Everything that can stop a start, tried out. Raises ``StartRefused`` or ``StorageUnavailable``."""
@@ -157,6 +179,8 @@ class Sekisho:
         await self._throttle.close()
         if self._grapevine is not None:
             await self._grapevine.close()
+        if self._session_cache is not None:
+            await self._session_cache.close()
         await self.database.close()
 
     async def withdraw_key(self, kid: str) -> None:
@@ -168,16 +192,29 @@ class Sekisho:
         self._feed_log.publish({}, [kid])
 
     def _redis_grapevine(self, url: str) -> RedisGrapevine:
-        name = hashlib.sha256(self.settings.issuer.encode()).hexdigest()[:16]
         return RedisGrapevine(
             url,
-            f"sekisho:revoked:{name}",
+            f"sekisho:revoked:{self._name}",
             on_lost=lambda why: self._events.record(Event.GRAPEVINE_LOST, detail=why),
             on_back=lambda: self._events.record(Event.GRAPEVINE_BACK),
         )
 
+    def _redis_session_cache(self, url: str) -> RedisSessionCache:
+        return RedisSessionCache(
+            url,
+            f"sekisho:session:{self._name}:",
+            on_lost=lambda why: self._events.record(Event.SESSION_CACHE_LOST, detail=why),
+            on_back=lambda: self._events.record(Event.SESSION_CACHE_BACK),
+        )
+
+    @property
+    def _name(self) -> str:
+        """Of this issuer, where several share one Redis."""
+        return hashlib.sha256(self.settings.issuer.encode()).hexdigest()[:16]
+
     def _use_keys(self, key_set: KeySet) -> None:
         self._mint.use(key_set)
+        self._csrf.use(key_set)
         self.verifier.replace_keys(key_set.keyring)
 
     def _flows(self) -> api.Flows:
@@ -199,14 +236,16 @@ class Sekisho:
         guarded: dict[str, Any] = {**shared, "passwords": self._passwords, "throttle": self._throttle}
         signing: dict[str, Any] = {"mint": self._mint, "sessions": sessions}
         return api.Flows(
+            mint=self._mint,
             sign_up=SignUp(**guarded, rules=rules),
-            login=Login(**guarded, **signing),
+            login=Login(**guarded, sessions=sessions),
             refresh=Refresh(
                 **shared, **signing, window_s=settings.replay_window_s, stall=self._stall, alarm=self._alarm
             ),
             logout=Logout(storage=self.database, **signing),
-            change_password=ChangePassword(**guarded, **signing, rules=rules),
+            change_password=ChangePassword(**guarded, sessions=sessions, rules=rules),
             sessions=sessions,
+            cookie_sessions=CookieSessions(storage=self.database, sessions=sessions, cache=self._session_cache),
             accounts=Accounts(storage=self.database, sessions=sessions),
         )
 
@@ -220,12 +259,8 @@ class Sekisho:
             route_class=route_class(events=self._events, latency=Latency(self.registry), started=lambda: self._started),
             lifespan=lifespan,
         )
-        requests = api.Requests(
-            verifier=self.verifier,
-            trusted_proxies=self.settings.trusted_proxies,
-            device_cookie=DeviceCookie(secure=self.settings.issuer.startswith("https://")),
-        )
-        api.add_routes(router, self.flows, requests)
+        api.add_routes(router, self.flows, self._requests, CurrentCredential(self._requests))
+        session.add_routes(router, self.flows, self._requests)
         credential = VerifierCredential(self.verifiers)
         introspect.add_routes(router, verifier=self.verifier, sessions=self.flows.sessions, credential=credential)
         feed = Feed(self._feed_log, watch=self._watch, events=self._events, registry=self.registry)

@@ -101,7 +101,9 @@ _STATUS: Final[Mapping[type[errors.SekishoError], int]] = {
     errors.AuthenticationRequired: 401,
     errors.WrongCredentials: 401,
     errors.RefreshRefused: 401,
+    errors.SessionRefused: 401,
     errors.VerifierRefused: 401,
+    errors.CsrfRefused: 403,
     errors.SessionNotFound: 404,
     NotFound: 404,
     MethodNotAllowed: 405,
@@ -142,6 +144,18 @@ def status_of(error: errors.SekishoError) -> int:
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
 
 
+def headers_of(error: errors.SekishoError) -> dict[str, str]:
+    """What an error says in headers, whatever its body looks like."""
+    headers = dict(PRIVATE_HEADERS)
+    if status_of(error) == 401:
+        headers["WWW-Authenticate"] = CHALLENGE_INVALID if isinstance(error, _INVALID_TOKEN) else CHALLENGE
+    if isinstance(error, errors.TryLater):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allow
+    return headers
+
+
 def problem_response(error: errors.SekishoError, *, accept_language: str) -> JSONResponse:
     """The answer to an error. Its ``detail`` stays here: that is for the log."""
     japanese = _prefers_japanese(accept_language)
@@ -156,13 +170,7 @@ def problem_response(error: errors.SekishoError, *, accept_language: str) -> JSO
         body["fields"] = [{"field": field, "code": code} for field, code in error.faults]
     elif isinstance(error, errors.InputError):
         body["fields"] = [{"field": error.field, "code": error.code}]
-    headers = {**PRIVATE_HEADERS, "Content-Language": "ja" if japanese else "en"}
-    if status == 401:
-        headers["WWW-Authenticate"] = CHALLENGE_INVALID if isinstance(error, _INVALID_TOKEN) else CHALLENGE
-    if isinstance(error, errors.TryLater):
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = error.allow
+    headers = {**headers_of(error), "Content-Language": "ja" if japanese else "en"}
     return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
@@ -178,6 +186,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _DESCRIPTIONS: Final[Mapping[int, str]] = {
     400: "Malformed body",
     401: "No credential, or one that is refused",
+    403: "Not from a page of ours: Sec-Fetch-Site, Origin or X-CSRF-Token say otherwise",
     404: "Foreign or unknown session",
     409: "The e-mail address is taken",
     413: "Body larger than 64 KiB",

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from sekisho.errors import Overloaded, SekishoError, StorageUnavailable, Throttled, TryLater
+from sekisho.errors import CsrfRefused, Overloaded, SekishoError, StorageUnavailable, Throttled, TryLater
 from sekisho.services.events import Event, Events, where
 from sekisho.web.problems import (
     MAX_BODY_BYTES,
@@ -176,6 +176,8 @@ def _report(events: Events, error: SekishoError, route: str) -> None:
     """The refusals that no service tells of itself."""
     if isinstance(error, Throttled):
         events.record(Event.THROTTLED, error.code, route=route, lanes=error.detail)
+    elif isinstance(error, CsrfRefused):
+        events.record(Event.CSRF_REFUSED, error.code, route=route, detail=error.detail)
     elif isinstance(error, Overloaded):
         events.record(Event.OVERLOADED, error.code, route=route)
     elif isinstance(error, StorageUnavailable):

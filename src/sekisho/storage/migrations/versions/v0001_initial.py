@@ -66,12 +66,21 @@ def upgrade() -> None:
         sa.Column("made_at_us", sa.BigInteger(), nullable=False),
         sa.Column("handed_out_at_us", sa.BigInteger(), nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=False),
+        sa.Column("cookie_hash", sa.LargeBinary(), nullable=True),
         sa.Column("last_address", sa.Text(), nullable=False),
         sa.Column("last_user_agent", sa.Text(), nullable=False),
         sa.Column("ended_at_us", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("sessions_user_id_fk"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("sessions_pk")),
+    )
+    op.create_index(
+        "sessions_cookie_hash_ix",
+        "sessions",
+        ["cookie_hash"],
+        unique=True,
+        postgresql_where=sa.text("cookie_hash IS NOT NULL"),
+        sqlite_where=sa.text("cookie_hash IS NOT NULL"),
     )
     op.create_index("sessions_ended_at_ix", "sessions", ["ended_at_us"], unique=False)
     op.create_index(

@@ -1,0 +1,81 @@
+"""Protection against calls that another site makes a browser send (CSRF), decided before anybody asks who calls.
+
+A cookie that the browser sends by itself protects nothing: it comes along on the forged call, too. What a forger lacks
+is the browser's word that the call comes from our page, and the token, which only our page can read.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from fastapi import Request, Response
+
+from sekisho.errors import CsrfRefused
+from sekisho.tokens.csrf import BoundTo, CsrfKeys
+from sekisho.tokens.keyring import KeySet
+from sekisho.verify.origin import expect_own_page
+from sekisho.web.cookies import WebCookies
+
+HEADER: Final = "x-csrf-token"
+FIELD: Final = "csrf_token"
+_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class Csrf:
+    """Makes the tokens and checks calls. ``use`` swaps the keys, whole, at any time."""
+
+    def __init__(self, cookies: WebCookies, origins: Sequence[str]) -> None:
+        """``origins``: of the pages that may call where the browser says nothing better."""
+        self._cookies = cookies
+        self._origins = frozenset(origins)
+
+    def use(self, key_set: KeySet) -> None:
+        """From now on this key set counts."""
+        self._keys = CsrfKeys(key_set.active("csrf"), key_set.used("csrf"))
+
+    def expect_own_page(self, request: Request) -> None:
+        """For every unsafe call that reads or sets a credential's cookie. Raises ``CsrfRefused``."""
+        expect_own_page(request.headers.getlist, self._origins)
+
+    async def expect_token(self, request: Request) -> None:
+        """For every unsafe call by which a session cookie counts or begins. Raises ``CsrfRefused``.
+
+        With a session cookie its own token is asked, good or not, and never the one of before the login: whoever knew
+        that one must not speak for the session.
+        """
+        self.expect_own_page(request)
+        token = await _shown(request)
+        bound = self._bound(request)
+        if token is None or bound is None or not self._keys.holds(token, *bound):
+            raise CsrfRefused("no CSRF token, or one of another session")
+
+    def token(self, request: Request, response: Response) -> str:
+        """For a page to send back. A visitor without any cookie gets one for it to be bound to."""
+        bound = self._bound(request)
+        if bound is not None:
+            return self._keys.make(*bound)
+        visitor = secrets.token_urlsafe()
+        self._cookies.set_visitor(response, visitor)
+        return self._keys.make("visitor", visitor)
+
+    def token_of_session(self, cookie: str) -> str:
+        """The token of a session that begins with this very response."""
+        return self._keys.make("session", cookie)
+
+    def _bound(self, request: Request) -> tuple[BoundTo, str] | None:
+        session = self._cookies.session(request)
+        if session is not None:
+            return "session", session
+        visitor = self._cookies.visitor(request)
+        return None if visitor is None else ("visitor", visitor)
+
+
+async def _shown(request: Request) -> str | None:
+    """The header, or the field of a page's form; the header counts if it is there."""
+    shown = request.headers.getlist(HEADER)
+    if shown:
+        return shown[0] if len(shown) == 1 else None
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _FORMS:
+        return None
+    field = (await request.form()).get(FIELD)
+    return field if isinstance(field, str) else None
