@@ -1,6 +1,6 @@
 """The cookies as they travel (RFC 6265bis): their names, one way to read them, one way to write them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from sekisho.errors import SekishoError
@@ -16,8 +16,8 @@ class Cookies:
     """
 
     def __init__(self, issuer: str) -> None:
-        self._secure = issuer.startswith("https://")
-        prefix = "__Host-sekisho_" if self._secure else "sekisho_"
+        self.secure = issuer.startswith("https://")
+        prefix = "__Host-sekisho_" if self.secure else "sekisho_"
         self.session = prefix + "session"
         self.csrf = prefix + "csrf"
         self.access = prefix + "access"
@@ -32,7 +32,7 @@ class Cookies:
         if len(name) + len(value) > _MAX_BYTES:
             raise SekishoError(f"the cookie {name} would be longer than {_MAX_BYTES} bytes: too many roles")
         age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
-        return f"{name}={value}{age}; Path=/{'; Secure' if self._secure else ''}; HttpOnly; SameSite=Lax"
+        return f"{name}={value}{age}; Path=/{'; Secure' if self.secure else ''}; HttpOnly; SameSite=Lax"
 
     def clear(self, name: str) -> str:
         """The Set-Cookie header's value that takes a cookie away."""
@@ -54,3 +54,10 @@ def read_cookie(headers: Iterable[str], name: str, refused: type[SekishoError]) 
                     raise refused("two cookies of one name")
                 found = value
     return found
+
+
+def with_cookies(headers: Iterable[str], values: Mapping[str, str]) -> str:
+    """The value of one Cookie header that says what ``headers`` say, but for ``values``."""
+    pairs = [pair.strip(" \t") for header in headers for pair in header.split(";")]
+    others = [pair for pair in pairs if pair and pair.partition("=")[0] not in values]
+    return "; ".join([*others, *(f"{name}={value}" for name, value in values.items())])

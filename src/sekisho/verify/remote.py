@@ -10,7 +10,6 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from typing import Final
 
 import httpx2
@@ -21,6 +20,7 @@ from sekisho.tokens.keyring import Keyring
 from sekisho.verify.feed import Feed
 from sekisho.verify.freshness import Freshness, State
 from sekisho.verify.held import Held
+from sekisho.verify.issuer import NO_PROXY_FOR_HTTP, read_bounded
 from sekisho.verify.keyset import KeySetClient
 from sekisho.wire import since_boot
 
@@ -28,11 +28,8 @@ _log: Final = logging.getLogger("sekisho.verify")
 _TIDY_EVERY_S: Final = 10.0
 _ASK_TIMEOUT_S: Final = 2.0  # for a piece of the answer
 _ASK_S: Final = 3.0  # for all of it, at all addresses
-_ASK_MAX_BYTES: Final = 64 * 1024
 _AGAIN_S: Final = 1.0
 _CLOSE_WITHIN_S: Final = 5.0
-# Plain http is for this machine, or a network that is trusted. A proxy of the environment is neither.
-_NO_PROXY_FOR_HTTP: Final = {"http://": None}
 
 
 class Remote:
@@ -128,7 +125,7 @@ class Remote:
         with self._starting:
             if self._asking is None:
                 try:
-                    self._asking = httpx2.Client(timeout=_ASK_TIMEOUT_S, mounts=_NO_PROXY_FOR_HTTP)
+                    self._asking = httpx2.Client(timeout=_ASK_TIMEOUT_S, mounts=NO_PROXY_FOR_HTTP)
                 except (ImportError, ValueError, OSError) as error:  # a proxy or certificates in the environment
                     raise FeedLost(1, f"the issuer cannot be asked: {type(error).__name__}") from None
             client = self._asking
@@ -148,14 +145,10 @@ class Remote:
 
     def _is_active(self, client: httpx2.Client, url: str, token: str, *, until: float) -> bool:
         headers = {"Authorization": f"Bearer {self._credential}"}
-        body = b""
         with client.stream("POST", url, data={"token": token}, headers=headers) as answer:
             if answer.status_code != 200:
                 raise ValueError(f"the answer was {answer.status_code}")
-            for piece in answer.iter_bytes():
-                body += piece
-                if len(body) > _ASK_MAX_BYTES or since_boot() > until:
-                    raise ValueError("the answer takes too long")
+            body = read_bounded(answer, until=until)
         return msgspec.json.decode(body, type=_Introspection).active
 
     def _call_in_loop(self, call: Callable[[], object]) -> None:
@@ -179,7 +172,7 @@ class Remote:
 
     async def _follow(self) -> None:
         # Raises for a proxy or certificates of the environment that cannot be used.
-        async with httpx2.AsyncClient(mounts=_NO_PROXY_FOR_HTTP) as client:
+        async with httpx2.AsyncClient(mounts=NO_PROXY_FOR_HTTP) as client:
             followed = [part.run for part in (self.keys, self.feed) if part is not None]
             await asyncio.gather(
                 _for_ever(self._tidy_for_ever), *(_for_ever(partial(follow, client)) for follow in followed)
@@ -221,29 +214,3 @@ async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
                 _log.exception("following the issuer has failed; it goes on")
             told = repr(error)
         await asyncio.sleep(_AGAIN_S)
-
-
-def checked_url(url: str, *, allow_http: bool) -> str:
-    """The URL, if it is https, or http on this machine. Raises ``ValueError``.
-
-    Over plain http anyone on the way could give us keys, or keep an ended session from us.
-    """
-    try:
-        parts = httpx2.URL(url)  # as it will be read when it is asked
-    except httpx2.InvalidURL:
-        raise ValueError("an issuer's address is https://HOST/PATH") from None
-    is_whole = parts.scheme in {"http", "https"} and parts.host and (parts.port or 0) < 65536
-    if not is_whole or parts.userinfo or parts.fragment:
-        raise ValueError("an issuer's address is https://HOST/PATH")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(parts.host):
-        raise ValueError("an http address is allowed on this machine alone, or with allow_http=True")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

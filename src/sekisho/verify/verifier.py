@@ -308,7 +308,8 @@ class Verifier:
     ) -> "Remote | None":
         if jwks_url is None and revocations_url is None:
             return None
-        from sekisho.verify.remote import Remote, checked_url  # noqa: PLC0415 - httpx2 is for those who use it
+        from sekisho.verify.issuer import checked_url  # noqa: PLC0415 - httpx2 is for those who use it
+        from sekisho.verify.remote import Remote  # noqa: PLC0415
 
         urls = [revocations_url] if isinstance(revocations_url, str) else list(revocations_url or ())
         if revocations_url is not None and not (urls and credential):

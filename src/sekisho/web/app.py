@@ -41,6 +41,7 @@ from sekisho.tokens.keyring import Keyring, KeySet
 from sekisho.tokens.revoked import RevokedSessions
 from sekisho.verify import Verifier
 from sekisho.verify.origin import origin_of
+from sekisho.verify.renewal import Bearer, Renewed
 from sekisho.web import api, introspect, operations, session
 from sekisho.web.cookies import WebCookies
 from sekisho.web.credentials import CurrentCredential, CurrentUser, Requests
@@ -113,7 +114,6 @@ class Sekisho:
         self.flows = self._flows()
         self._requests = Requests(
             verifier=self.verifier,
-            audience=settings.audience,
             cookie_sessions=self.flows.cookie_sessions,
             cookies=self._cookies,
             csrf=self._csrf,
@@ -136,6 +136,20 @@ class Sekisho:
         ``response`` is the page's: a visitor without a session gets a cookie with it.
         """
         return self._csrf.token(request, response)
+
+    async def renew(self, bearer: Bearer) -> Renewed:
+        """For ``RefreshInPlace`` around an application that Sekisho is inside of.
+
+        Raises ``RefreshRefused`` and ``TryLater``.
+        """
+        caller = self._requests.caller_at(bearer.peer, bearer.forwarded_for, bearer.user_agent)
+        grant = await self.flows.refresh(token=bearer.refresh_token, caller=caller)
+        return Renewed(
+            access_token=grant.access_token,
+            expires_in=grant.expires_in_s,
+            refresh_token=grant.refresh_token,
+            refresh_expires_in=grant.refresh_expires_in_s,
+        )
 
     async def check(self) -> None:
         """Everything that can stop a start, tried out. Raises ``StartRefused`` or ``StorageUnavailable``."""

@@ -3,6 +3,7 @@
 One that is there and bad is refused; the next is never tried in its place.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
@@ -50,7 +51,6 @@ class Requests:
     """How a request is read."""
 
     verifier: Verifier
-    audience: str
     cookie_sessions: CookieSessions
     cookies: WebCookies
     csrf: Csrf
@@ -58,16 +58,19 @@ class Requests:
 
     def caller(self, request: Request) -> Caller:
         """Address, user agent and device."""
-        peer = request.client.host if request.client else None
-        forwarded_for = request.headers.getlist("x-forwarded-for")
-        user_agent = request.headers.get("user-agent", "")[:_MAX_USER_AGENT_CHARS]
+        peer = request.client.host if request.client else ""
+        forwarded_for, user_agent = request.headers.getlist("x-forwarded-for"), request.headers.get("user-agent", "")
+        return self.caller_at(peer, forwarded_for, user_agent, device_token=self.cookies.device(request))
+
+    def caller_at(
+        self, peer: str, forwarded_for: Sequence[str], user_agent: str, *, device_token: str | None = None
+    ) -> Caller:
+        """From the other end of the connection, and the values of X-Forwarded-For and User-Agent."""
+        user_agent = user_agent[:_MAX_USER_AGENT_CHARS]
         if not user_agent.isprintable():
             user_agent = "".join(char if char.isprintable() else "�" for char in user_agent)
-        return Caller(
-            address=client_address(peer, forwarded_for, self.trusted_proxies),
-            user_agent=user_agent,
-            device_token=self.cookies.device(request),
-        )
+        address = client_address(peer, forwarded_for, self.trusted_proxies)
+        return Caller(address=address, user_agent=user_agent, device_token=device_token)
 
     async def credential(self, request: Request) -> Credential:
         """The credential of a call that needs one.
@@ -94,7 +97,7 @@ class Requests:
         return AccessClaims(
             iss=self.verifier.issuer,
             sub=str(entry.user_id),
-            aud=self.audience,
+            aud=self.verifier.audience,
             exp=entry.ends_at_us // MICROSECONDS,
             iat=entry.created_at_us // MICROSECONDS,
             jti=str(entry.session_id),
