@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         description="Redis (redis://, rediss:// or unix://) makes several nodes count failed attempts together "
-        "and hear of ended sessions at once. Nothing is lost when it is.",
+        "and hear of ended sessions at once, and spares cookie sessions the database. Nothing is lost when it is.",
     )
     issuer: str = Field(
         default="http://127.0.0.1:8400",
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     )
     refresh_token_ttl_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
         default=604_800,
-        description="Seconds a session lives without a refresh (7 days).",
+        description="Seconds a session lives without a refresh, or without the use of its cookie (7 days).",
     )
     session_max_age_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
         default=2_592_000,

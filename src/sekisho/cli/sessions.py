@@ -31,6 +31,7 @@ def list_sessions(
     rows = [
         {
             "id": str(session.id),
+            "kind": session.kind,
             "created_at": time_text_us(session.created_at_us),
             "last_used_at": time_text_us(session.handed_out_at_us),
             "address": session.last_address,

@@ -17,14 +17,17 @@ _ENDS: Final[dict[str, str]] = {
     Cause.USER_DISABLED: "Ended because the account was disabled.",
     Cause.ADMIN: "Ended by an operator.",
 }
+_KEPT: Final = {"tokens": "refreshed", "cookie": "used"}
 
 
 def told(story: Story) -> Iterator[str]:
     """Line by line."""
     session = story.session
     yield f"Session {session.id} of {story.email or session.user_id}"
-    yield f"{time_text_us(session.created_at_us)}  Signed in."
-    if (session.generation, session.branch) > (0, 0):
+    yield f"{time_text_us(session.created_at_us)}  Signed in{', with a cookie' if session.kind == 'cookie' else ''}."
+    if session.kind == "cookie":
+        yield f"{time_text_us(session.handed_out_at_us)}  Last used, to the minute{_from(session)}."
+    elif (session.generation, session.branch) > (0, 0):
         yield f"{time_text_us(session.made_at_us)}  Refreshed{_from(session)}: {_position(session)}."
     else:
         yield f"{' ' * 20}  Not refreshed yet; signed in{_from(session)}."
@@ -40,10 +43,11 @@ def fields_of(story: Story) -> dict[str, Any]:
     session = story.session
     return {
         "session": str(session.id),
+        "kind": session.kind,
         "user": str(session.user_id),
         "email": story.email,
         "began_at": time_text_us(session.created_at_us),
-        "last_refreshed_at": time_text_us(session.handed_out_at_us),
+        "last_used_at": time_text_us(session.handed_out_at_us),
         "generation": session.generation,
         "branch": session.branch,
         "last_address": session.last_address,
@@ -98,7 +102,7 @@ def _end(story: Story) -> str:
         idle, absolute = time_text_us(session.idle_ends_at_us), time_text_us(session.ends_at_us)
         if session.is_over(story.now_us):
             return f"{' ' * 20}  Over: {_limit(session, story.now_us)}."
-        return f"{' ' * 20}  Live. Ends at {idle} unless it is refreshed, and at {absolute} in any case."
+        return f"{' ' * 20}  Live. Ends at {idle} unless it is {_KEPT[session.kind]}, and at {absolute} in any case."
     when = time_text_us(session.ended_at_us)
     if session.cause == Cause.THEFT:
         return f"{when}  Ended for theft, its access tokens included."

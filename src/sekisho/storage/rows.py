@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 from uuid import UUID
 
 MICROSECONDS = 1_000_000
@@ -69,6 +70,11 @@ class Session:
     ended_at_us: int | None
     cause: str | None
     cookie_hash: bytes | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> Literal["tokens", "cookie"]:
+        """How it is carried."""
+        return "tokens" if self.cookie_hash is None else "cookie"
 
     def is_over(self, now_us: int) -> bool:
         """Whether it has ended or run into one of its limits."""

@@ -147,7 +147,7 @@ def session_list(sessions: Sequence[Session], *, current_id: UUID) -> SessionLis
 def _view(session: Session, *, current_id: UUID) -> SessionView:
     return SessionView(
         id=session.id,
-        kind="tokens" if session.cookie_hash is None else "cookie",
+        kind=session.kind,
         current=session.id == current_id,
         created_at=_time(session.created_at_us),
         last_used_at=_time(session.handed_out_at_us),
