@@ -183,7 +183,7 @@ async def _logged_out_by_cookie(request: Request, flows: Flows, requests: Reques
     session = cookies.session(request)
     if session is None:
         raise AuthenticationRequired
-    await requests.csrf.expect_token(request)
+    requests.csrf.expect_token(request)
     await flows.cookie_sessions.log_out(session)
     cookies.clear_session(response)
     return response

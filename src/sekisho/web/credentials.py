@@ -24,7 +24,7 @@ from sekisho.verify.guard import is_preflight
 from sekisho.verify.origin import is_unsafe
 from sekisho.web.address import client_address
 from sekisho.web.cookies import WebCookies
-from sekisho.web.csrf import Csrf
+from sekisho.web.csrf import Csrf, field_of
 from sekisho.web.problems import headers_of, status_of
 
 _MAX_USER_AGENT_CHARS: Final = 256
@@ -72,8 +72,8 @@ class Requests:
         address = client_address(peer, forwarded_for, self.trusted_proxies)
         return Caller(address=address, user_agent=user_agent, device_token=device_token)
 
-    async def credential(self, request: Request) -> Credential:
-        """The credential of a call that needs one.
+    async def credential(self, request: Request, *, form: bool = False) -> Credential:
+        """The credential of a call that needs one. ``form``: the call may be a page's form with the CSRF token in it.
 
         Raises ``AuthenticationRequired``, a ``TokenError``, ``SessionRefused``, ``CsrfRefused`` or a ``TryLater``.
         """
@@ -89,7 +89,7 @@ class Requests:
         if cookie is None:
             raise AuthenticationRequired
         if is_unsafe(request.method):
-            await self.csrf.expect_token(request)
+            self.csrf.expect_token(request, await field_of(request) if form else None)
         entry = await self.cookie_sessions.find(cookie, self.caller(request))
         return Credential(self._claims(entry), By.SESSION_COOKIE)
 
@@ -127,7 +127,7 @@ class CurrentUser(CurrentCredential):
     async def __call__(self, request: Request) -> AccessClaims:  # type: ignore[override]  # another kind of answer
         """The claims of the request's access token or session cookie."""
         try:
-            return (await self._requests.credential(request)).claims
+            return (await self._requests.credential(request, form=True)).claims
         except (AuthenticationRequired, TokenError, SessionRefused, CsrfRefused, TryLater) as error:
             if is_preflight(request.method, request.headers):
                 raise HTTPException(204) from None  # for the CORS middleware to add its headers to; no route runs

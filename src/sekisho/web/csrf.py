@@ -18,7 +18,9 @@ from sekisho.web.cookies import WebCookies
 
 HEADER: Final = "x-csrf-token"
 FIELD: Final = "csrf_token"
-_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+_FORM: Final = "application/x-www-form-urlencoded"
+_WITH_FILES: Final = "multipart/form-data"
+_MAX_FORM_BYTES: Final = 1024 * 1024
 
 
 class Csrf:
@@ -37,14 +39,16 @@ class Csrf:
         """For every unsafe call that reads or sets a credential's cookie. Raises ``CsrfRefused``."""
         expect_own_page(request.headers.getlist, self._origins)
 
-    async def expect_token(self, request: Request) -> None:
+    def expect_token(self, request: Request, field: str | None = None) -> None:
         """For every unsafe call by which a session cookie counts or begins. Raises ``CsrfRefused``.
 
-        With a session cookie its own token is asked, good or not, and never the one of before the login: whoever knew
-        that one must not speak for the session.
+        ``field``: the token that a page's form has brought; the header counts if it is there. With a session cookie its
+        own token is asked, good or not, and never the one of before the login: whoever knew that one must not speak for
+        the session.
         """
         self.expect_own_page(request)
-        token = await _shown(request)
+        shown = request.headers.getlist(HEADER) or [field]
+        token = shown[0] if len(shown) == 1 else None
         bound = self._bound(request)
         if token is None or bound is None or not self._keys.holds(token, *bound):
             raise CsrfRefused("no CSRF token, or one of another session")
@@ -70,12 +74,13 @@ class Csrf:
         return None if visitor is None else ("visitor", visitor)
 
 
-async def _shown(request: Request) -> str | None:
-    """The header, or the field of a page's form; the header counts if it is there."""
-    shown = request.headers.getlist(HEADER)
-    if shown:
-        return shown[0] if len(shown) == 1 else None
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _FORMS:
+async def field_of(request: Request) -> str | None:
+    """The token in a page's form, where the request is one. The application can read the form again."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    length = request.headers.get("content-length", "")
+    # Nobody has signed in yet: a form is held in memory, so strangers must not decide how long it is. (Files are not.)
+    is_short = length.isdecimal() and len(length) < 10 and int(length) <= _MAX_FORM_BYTES
+    if media_type != _WITH_FILES and not (media_type == _FORM and is_short):
         return None
     field = (await request.form()).get(FIELD)
     return field if isinstance(field, str) else None

@@ -1,8 +1,9 @@
 """The routes of the cookie session, for pages that are rendered on the server."""
 
 from contextlib import suppress
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from sekisho.errors import AuthenticationRequired, SessionRefused, TokenRevoked
 from sekisho.services.cookie_sessions import NewCookie, hash_of
@@ -14,8 +15,13 @@ from sekisho.web.problems import documented
 
 def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
     """Adds them to a router whose route class is Sekisho's."""
-    # A dependency, so that it is decided before the body is looked at.
-    csrf_token = Depends(requests.csrf.expect_token)
+
+    # A dependency, so that it is decided before the body is looked at. async, or FastAPI would send it to a thread.
+    async def expect_token(
+        request: Request,
+        x_csrf_token: Annotated[str, Header(description="As GET /session gives it.")] = "",  # noqa: ARG001 - for /docs
+    ) -> None:
+        requests.csrf.expect_token(request)
 
     @router.get("/session", tags=["Cookie session"], responses=documented(401, 503))
     async def show(request: Request, response: Response) -> shapes.PageSession:
@@ -32,7 +38,7 @@ def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
     @router.post(
         "/session",
         tags=["Cookie session"],
-        dependencies=[csrf_token],
+        dependencies=[Depends(expect_token)],
         responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
     )
     async def log_in(request: Request, response: Response, body: shapes.Credentials) -> shapes.PageSession:
@@ -55,7 +61,7 @@ def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
         "/session",
         tags=["Cookie session"],
         status_code=204,
-        dependencies=[csrf_token],
+        dependencies=[Depends(expect_token)],
         responses=documented(401, 403, 503),
     )
     async def log_out(request: Request) -> Response:
