@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -79,9 +79,12 @@ class LoadProcess:
         return Outcome(**json.loads(line))
 
 
-def request(method: str, path: str, *, token: str | None = None, body: object = None) -> str:
+def request(
+    method: str, path: str, *, token: str | None = None, headers: Mapping[str, str] | None = None, body: object = None
+) -> str:
     """A whole HTTP/1.1 request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "User-Agent: bench", "Accept: */*"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     content = "" if body is None else json.dumps(body)
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")

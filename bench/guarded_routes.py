@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,11 +26,12 @@ import redis
 
 from _load import LoadProcess, request
 from _peers import AUDIENCE, ISSUER, claims_of, new_token
-from _report import median, percentile, progress, start, table
+from _report import median, progress, start, table
 from sekisho.tokens.keys import Key, generate_key
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from _routes import NOBODY, PATH, Checks, Cores, Server
+from _routes import NOBODY, PATH, Checks, Cores, Server, bearer, forged
+from _routes.measured import Measured, Target, show_targets
 from servers.leash import remove_folder, temporary_folder
 from servers.redis import RedisServer
 
@@ -43,30 +44,11 @@ SESSIONS = "sessions"
 
 
 @dataclass(eq=False)
-class Route:
-    """A server, and round by round what was measured. ``kind``: of the credential that it takes; "" for a bare one."""
+class Route(Measured):
+    """A server. ``kind``: of the credential that it takes; "" for a bare one."""
 
-    name: str
     app: str
     kind: str
-    rates: list[float] = field(default_factory=list)
-    p99s_ms: list[float] = field(default_factory=list)
-    cpu_s: float = 0
-    requests: int = 0
-    load_shares: list[float] = field(default_factory=list)
-
-    def measure(self, server: Server, load: LoadProcess, clients: Sequence[Sequence[str]]) -> None:
-        before = server.cpu_s()
-        outcome = load.run(server.port, clients, seconds=ROUND_S).expect(200)
-        self.cpu_s += server.cpu_s() - before
-        self.requests += len(outcome.latencies_ms)
-        self.rates.append(outcome.per_second)
-        self.p99s_ms.append(percentile(outcome.latencies_ms, 99))
-        self.load_shares.append(outcome.cpu_share)
-
-    @property
-    def cpu_us(self) -> float:
-        return self.cpu_s / self.requests * 1e6
 
 
 @dataclass(eq=False)
@@ -83,19 +65,10 @@ class Framework:
         return [self.bare, *self.ours, *self.peers]
 
     def share(self, route: Route) -> float:
-        """Of the bare rate. Of each round, since neighbours in time saw the same machine."""
-        return median([mine / bare for mine, bare in zip(route.rates, self.bare.rates, strict=True)])
+        return route.times(self.bare)
 
     def added_us(self, route: Route) -> float:
-        return median([1e6 / mine - 1e6 / bare for mine, bare in zip(route.rates, self.bare.rates, strict=True)])
-
-
-@dataclass(frozen=True)
-class Target:
-    text: str
-    aim: str
-    measured: str
-    met: bool
+        return route.added_us(self.bare)
 
 
 class Credentials:
@@ -120,8 +93,8 @@ class Credentials:
         self._ended_session = claims_of(ended)["sid"]
         self._bad = {
             "": [],
-            "sekisho": [ended, expired, _forged(ours[0]), self._new(self._key, now, audience="elsewhere")],
-            "pyjwt": [_forged(self._good["pyjwt"][0]), *(self._peer(claims[0] | other) for other in elsewhere)],
+            "sekisho": [ended, expired, forged(ours[0]), self._new(self._key, now, audience="elsewhere")],
+            "pyjwt": [forged(self._good["pyjwt"][0]), *(self._peer(claims[0] | other) for other in elsewhere)],
             SESSIONS: [secrets.token_urlsafe(32)],
         }
 
@@ -131,7 +104,8 @@ class Credentials:
         return [texts[client::CLIENTS] for client in range(CLIENTS)]
 
     def checks(self, kind: str) -> Checks:
-        return Checks(good=self._good[kind][0], user=self._subjects[0], bad=self._bad[kind])
+        bad = [bearer(credential) for credential in self._bad[kind]]
+        return Checks(good=bearer(self._good[kind][0]), user=self._subjects[0], bad=bad)
 
     def tell_servers(self, folder: Path, store: RedisServer) -> Path:
         """The file that they read. The sessions are put into Redis."""
@@ -159,11 +133,6 @@ class Credentials:
     def _peer(self, claims: dict[str, object]) -> str:
         """The same claims, and the two words for "access" that simplejwt and Flask-JWT-Extended ask for."""
         return jwt.encode(claims | {"token_type": "access", "type": "access"}, self._secret, algorithm="HS256")
-
-
-def _forged(token: str) -> str:
-    message, _, signature = token.rpartition(".")
-    return f"{message}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 def frameworks() -> list[Framework]:
@@ -259,7 +228,7 @@ class Bench:
                 self._load.run(server.port, clients[route], seconds=WARM_UP_S).expect(200)
             for _ in range(ROUNDS):
                 for route in random.sample(framework.routes, len(servers)):  # nobody always has the same neighbour
-                    route.measure(servers[route], self._load, clients[route])
+                    route.measure(servers[route], self._load, clients[route], seconds=ROUND_S)
 
 
 def show(frameworks: Sequence[Framework], *, peers: bool) -> None:
@@ -317,9 +286,7 @@ def _route(framework: Framework, name: str) -> Route:
     return next(route for route in framework.routes if route.name == name)
 
 
-def show_targets(found: Sequence[Framework], cores: Cores) -> None:
-    rows = [[target.text, target.aim, target.measured, "yes" if target.met else "NO"] for target in targets(found)]
-    table(["target", "aim", "measured", "met"], rows)
+def explain(found: Sequence[Framework], cores: Cores) -> None:
     busiest = max(median(route.load_shares) for framework in found for route in framework.routes)
     print(cores.text())
     print(f"{CLIENTS} clients, {STARTS} starts of {ROUNDS} rounds of {ROUND_S} s. Load: {busiest:.0%} of its core.")
@@ -342,7 +309,8 @@ def main() -> None:
         bench.measure()
     show(bench.frameworks, peers=False)
     show(bench.frameworks, peers=True)
-    show_targets(bench.frameworks, cores)
+    show_targets(targets(bench.frameworks))
+    explain(bench.frameworks, cores)
 
 
 if __name__ == "__main__":

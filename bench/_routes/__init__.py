@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +54,40 @@ class Cores:
 
 @dataclass(frozen=True)
 class Checks:
-    """What every server is asked before it is measured. ``bad`` are credentials that it must refuse."""
+    """What every server is asked before it is measured. ``bad`` are credentials that it must refuse.
 
-    good: str
+    A credential is the header that carries it.
+    """
+
+    good: Mapping[str, str]
     user: str
-    bad: Sequence[str]
+    bad: Sequence[Mapping[str, str]]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def cookie(name: str, value: str) -> dict[str, str]:
+    return {"Cookie": f"{name}={value}"}
+
+
+def forged(token: str) -> str:
+    """The same JWT with a signature that does not hold."""
+    message, _, signature = token.rpartition(".")
+    return f"{message}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 class Server:
     """uvicorn for a factory of an ASGI application, gunicorn for one of WSGI's (``module:factory(...)``)."""
 
-    def __init__(self, app: str, *, folder: Path, given: Path) -> None:
+    def __init__(
+        self, app: str, *, folder: Path, given: Path, env: Mapping[str, str] | None = None, frozen: bool = True
+    ) -> None:
+        """``frozen`` False: uvicorn's application does without gc.freeze()."""
         self._app = app
+        self._more_env = env or {}
+        self._frozen = frozen
         self._folder = folder
         self._log = folder / f"{''.join(filter(str.isalnum, app))}.log"
         self._given = given
@@ -76,13 +98,15 @@ class Server:
             options = ["--config", str(_HERE / "gunicorn_conf.py"), "--bind", f"127.0.0.1:{self.port}", self._app]
             command = ["-m", "gunicorn", *options]
         else:
-            command = [str(_HERE / "serve_asgi.py"), self._app, str(self.port)]
+            command = [str(_HERE / "serve_asgi.py"), self._app, str(self.port), "frozen" if self._frozen else "unfrozen"]
         env = {
             "PATH": os.defpath,
             "HOME": str(self._folder),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(_HERE),
+            # What this process was given counts for the servers too: PYTHONPATH=COPY measures a copy of src.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")])),
             "BENCH_GIVEN": str(self._given),
+            **self._more_env,
         }
         with self._log.open("ab") as log:
             self._process = start_process([sys.executable, *command], log=log, env=env, cwd=self._folder)
@@ -123,11 +147,10 @@ class Server:
         times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
         return sum(time.user + time.system for time in times)
 
-    def _status_and_user(self, credential: str | None) -> tuple[int, str | None]:
+    def _status_and_user(self, credential: Mapping[str, str] | None) -> tuple[int, str | None]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
-            connection.request("GET", PATH, headers=headers)
+            connection.request("GET", PATH, headers=dict(credential or {}))
             answer = connection.getresponse()
             body = answer.read()
         finally:

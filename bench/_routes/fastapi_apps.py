@@ -70,7 +70,7 @@ def pyjwt() -> FastAPI:
         except jwt.InvalidTokenError:
             raise _REFUSED from None
 
-    return _app_of(current_user)
+    return app_of(current_user)
 
 
 def redis_sessions() -> FastAPI:
@@ -83,10 +83,11 @@ def redis_sessions() -> FastAPI:
         found: dict[str, Any] = json.loads(session)
         return found
 
-    return _app_of(current_user)
+    return app_of(current_user)
 
 
-def _app_of(current_user: Callable[..., Any]) -> FastAPI:
+def app_of(current_user: Callable[..., Any]) -> FastAPI:
+    """An application whose route depends on whatever gives the claims."""
     app = FastAPI()
 
     @app.get("/customers")

@@ -47,7 +47,7 @@ class Csrf:
         the session.
         """
         self.expect_own_page(request)
-        shown = request.headers.getlist(HEADER) or [field]
+        shown = request.headers.getlist(HEADER) or ([] if field is None else [field])
         token = shown[0] if len(shown) == 1 else None
         bound = self._bound(request)
         if token is None or bound is None or not self._keys.holds(token, *bound):

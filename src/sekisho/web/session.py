@@ -62,7 +62,7 @@ def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
         tags=["Cookie session"],
         status_code=204,
         dependencies=[Depends(expect_token)],
-        responses=documented(401, 403, 503),
+        responses=documented(401, 403, 422, 503),
     )
     async def log_out(request: Request) -> Response:
         """End the session of the session cookie. Needs X-CSRF-Token."""
