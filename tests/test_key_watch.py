@@ -45,7 +45,7 @@ class Watched:
     def __init__(self, source) -> None:
         self.registry = CollectorRegistry()
         self.taken: list[KeySet] = []
-        self.watch = KeyWatch(source, events=Events(self.registry), on_change=self.taken.append)
+        self.watch = KeyWatch(source, events=Events(self.registry), registry=self.registry, on_change=self.taken.append)
 
     def told(self, event: str) -> int:
         """How often this event was recorded, whatever its outcome."""
