@@ -10,7 +10,6 @@ import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
-from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
 from sekisho.errors import KeyRefused, KeySourceUnavailable
@@ -21,7 +20,7 @@ MAX_BYTES: Final = 65_536  # of a secret's value
 CONNECT_S: Final = 2
 READ_S: Final = 3
 
-_NO_ANSWER: Final = (boto.HTTPClientError, boto.ConnectionError, ResponseParserError)
+_NO_ANSWER: Final = (boto.HTTPClientError, boto.ConnectionError)
 _NO_CREDENTIALS_NOW: Final = (boto.CredentialRetrievalError, boto.MetadataRetrievalError)
 _THROTTLING: Final = re.compile(r".*Throttl.*|TooManyRequests.*|RequestLimitExceeded|SlowDown|PriorRequestNotComplete")
 _BAD_CREDENTIALS: Final = re.compile(
@@ -80,14 +79,13 @@ class SecretsManager:
         if answer is None:
             return None
         if not isinstance(answer.get("VersionId"), str):  # cut short, or from something else at this address
-            raise KeySourceUnavailable(f"GetSecretValue of {self.secret_id}: this is no answer of Secrets Manager")
+            raise KeySourceUnavailable("GetSecretValue: this is no answer of AWS")
         value = answer.get("SecretString", answer.get("SecretBinary"))
-        if value is None:
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogatepass")  # what is no UTF-8 then, the reader of the key set refuses
+        if not isinstance(value, bytes):
             raise KeyRefused(f"the secret {self.secret_id} has no value")
-        # A lone surrogate stays what it is, no UTF-8; whoever reads the key set refuses it.
-        return Version(
-            answer["VersionId"], value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
-        )
+        return Version(answer["VersionId"], value)
 
     def put(self, version_id: str, document: bytes, *, rotation_token: str | None = None) -> bool:
         """Adds a version that is pending; any other stops being so. False if there is no such secret."""
@@ -169,11 +167,19 @@ class SecretsManager:
             refusal = KeySourceUnavailable(f"Secrets Manager does not answer {operation} ({type(error).__name__})")
         except _NO_CREDENTIALS_NOW as error:
             refusal = KeySourceUnavailable(f"boto3 does not get its credentials ({type(error).__name__})")
-        except (boto.BotoCoreError, ValueError) as error:
+        except boto.BotoCoreError as error:
             hint = ": set SEKISHO_AWS_REGION or AWS_DEFAULT_REGION" if isinstance(error, boto.NoRegionError) else ""
             refusal = KeyRefused(f"boto3 cannot ask for the secret {self.secret_id} ({type(error).__name__}){hint}")
+        except KeyRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - botocore trips over an answer of the wrong shape in many ways
+            refusal = KeySourceUnavailable(f"{operation}: this is no answer of AWS ({type(error).__name__})")
         else:
             return answer
+        finally:
+            if attempts == 1 and 1 in self._clients:
+                # A connection kept until the next look may be closed by AWS just when it is used again.
+                self._clients[1].close()
         raise refusal  # outside of except: boto3's error in its context holds the request, and so the keys
 
     def _refused(self, error: boto.ClientError) -> KeyRefused:
