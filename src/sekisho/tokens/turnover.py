@@ -69,8 +69,8 @@ def proven(document: bytes) -> KeySet:
 def refuse_unless_follows(later: KeySet, earlier: KeySet) -> None:
     """Raises ``KeyRefused`` unless ``later`` can be what one turn made of ``earlier``: no key has gone backwards.
 
-    A set made from an older one would bring a retired key back, or lose one that signs. (One retired so long ago that it
-    was forgotten is not recognised; a rotation is over within hours.)
+    A set made from an older one would bring a retired key back, or lose one that signs. (One that was retired
+    and forgotten since is not recognised; that takes a day, and a rotation is over within hours.)
     """
     states = {key.kid: STATES.index(key.state) for key in later.keys}
     for key in earlier.keys:
