@@ -91,6 +91,13 @@ BAD_VALUES: Final[dict[str, Fault]] = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, _request: object, _address: object) -> None:
+        """A caller who did not wait for the answer is no news."""
+
+
 class AwsProxy:
     """Runs while it is entered. ``faults`` names what happens to a call by its operation, ``*`` to any other."""
 
@@ -101,8 +108,7 @@ class AwsProxy:
         self._moto_url = moto_url
         self._changed = threading.Condition()
         self._stalled = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     @property
