@@ -19,6 +19,8 @@ import httpx2
 import pytest
 
 from servers import MissingPieceError, ports
+from servers.aws_proxy import AwsProxy
+from servers.moto import MotoServer
 from servers.postgres import Postgres, PostgresServer, Programs
 from servers.redis import Redis, RedisServer
 from servers.sekisho_server import RunningServer
@@ -111,6 +113,20 @@ def private_redis() -> Iterator[RedisServer]:
     """A running Redis of the test's own, to stop and start at will. A stop loses its data."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    """AWS as moto plays it, for all tests of a worker: each takes a secret of a name of its own."""
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def aws(moto: MotoServer) -> Iterator[AwsProxy]:
+    """The way to it, where calls can meet every trouble."""
+    with AwsProxy(moto.base_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,7 +10,7 @@ from sekisho.settings import settings_table
 from sekisho.web import problems
 
 ROOT = Path(__file__).parent.parent
-NOT_OVER_HTTP = {errors.KeyRefused, errors.StartRefused, problems.RequestError}
+NOT_OVER_HTTP = {errors.KeyRefused, errors.KeySourceUnavailable, errors.StartRefused, problems.RequestError}
 
 
 def error_classes() -> list[type[errors.SekishoError]]:

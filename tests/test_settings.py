@@ -37,6 +37,10 @@ def test_the_defaults() -> None:
         "audience": "http://127.0.0.1:8400",
         "signing_algorithm": "HS256",
         "keys": "file:sekisho-keys.json",
+        "keys_poll_s": 60,
+        "aws_region": None,
+        "aws_endpoint_url": None,
+        "aws_role_arn": None,
         "access_token_ttl_s": 900,
         "refresh_token_ttl_s": 604800,
         "session_max_age_s": 2592000,
@@ -57,6 +61,10 @@ def test_everything_can_be_set_by_the_environment(monkeypatch) -> None:
         "AUDIENCE": "shop",
         "SIGNING_ALGORITHM": "EdDSA",
         "KEYS": "env:AUTH_KEYS",
+        "KEYS_POLL_S": "30",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "https://vpce-1.secretsmanager.eu-west-1.vpce.amazonaws.com",
+        "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/sekisho",
         "ACCESS_TOKEN_TTL_S": "600",
         "REFRESH_TOKEN_TTL_S": "601",
         "SESSION_MAX_AGE_S": "602",
@@ -77,6 +85,10 @@ def test_everything_can_be_set_by_the_environment(monkeypatch) -> None:
         "audience": "shop",
         "signing_algorithm": "EdDSA",
         "keys": "env:AUTH_KEYS",
+        "keys_poll_s": 30,
+        "aws_region": "eu-west-1",
+        "aws_endpoint_url": "https://vpce-1.secretsmanager.eu-west-1.vpce.amazonaws.com",
+        "aws_role_arn": "arn:aws:iam::123456789012:role/sekisho",
         "access_token_ttl_s": 600,
         "refresh_token_ttl_s": 601,
         "session_max_age_s": 602,
@@ -178,6 +190,7 @@ NUMBERS = [
         "replay_window_s",
         "max_sessions",
         "password_min_length",
+        "keys_poll_s",
     ],
 )
 def test_numbers_are_digits(monkeypatch, name, value) -> None:
@@ -195,6 +208,7 @@ def test_numbers_are_digits(monkeypatch, name, value) -> None:
         ("refresh_token_ttl_s", 1, 34560000),
         ("session_max_age_s", 1, 34560000),
         ("replay_window_s", 1, 300),
+        ("keys_poll_s", 1, 300),
         ("max_sessions", 1, 1000),
         ("password_min_length", 8, 64),
     ],
@@ -418,8 +432,87 @@ def test_other_key_sources_are_refused_unseen(keys) -> None:
     assert "SEKISHO_KEYS must be" in refusal(keys=keys)
 
 
-def test_keys_in_aws_come_later() -> None:
-    assert "SEKISHO_KEYS cannot be aws:" in refusal(keys="aws:canary")
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sekisho",
+        "prod/auth/keys_1+=.@-x",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/auth/keys-AbCdEf",
+        "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:keys-AbCdEf",
+        "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:keys-AbCdEf",
+    ],
+)
+def test_a_secret_is_named_or_given_by_its_arn(secret) -> None:
+    assert Settings(keys=f"aws:{secret}").keys == f"aws:{secret}"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "a canary",
+        "canary:1",
+        "canary\n",
+        "a" * 513,
+        '{"keys":["canary"]}',
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:",
+        "arn:aws:secretsmanager::123456789012:secret:canary",
+        "arn:aws:secretsmanager:eu-west-1:1234:secret:canary",
+        "arn:aws:s3:eu-west-1:123456789012:secret:canary",
+    ],
+)
+def test_other_secrets_are_refused_unseen(secret) -> None:
+    assert "SEKISHO_KEYS must be" in refusal(keys=f"aws:{secret}")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        (
+            "aws_region",
+            ["eu-west-1", "us-gov-west-1", "cn-north-1", "us-isob-east-1", "ap-southeast-12"],
+            ["", "eu", "eu-west", "EU-WEST-1", "eu-west-1 ", "eu-west-1a", "eu_west_1", "eu-west-1\n", "-west-1", 7],
+        ),
+        (
+            "aws_endpoint_url",
+            ["https://vpce-0a.secretsmanager.eu-west-1.vpce.amazonaws.com", "http://127.0.0.1:5000"],
+            [
+                "",
+                "http://aws.example.com",
+                "https://aws.example.com/",
+                "https://",
+                "aws.example.com",
+                "ftp://a.example",
+                7,
+            ],
+        ),
+        (
+            "aws_role_arn",
+            ["arn:aws:iam::123456789012:role/sekisho", "arn:aws-cn:iam::123456789012:role/service/a.b-c@d,e=f+g_h"],
+            [
+                "",
+                "sekisho",
+                "arn:aws:iam::123456789012:user/sekisho",
+                "arn:aws:iam::1234:role/sekisho",
+                "arn:aws:iam::123456789012:role/",
+                "arn:aws:iam:eu-west-1:123456789012:role/sekisho",
+                "arn:aws:iam::123456789012:role/a b",
+                "arn:aws:iam::123456789012:role/a\n",
+                7,
+            ],
+        ),
+    ],
+)
+def test_where_aws_is_asked_and_as_whom(monkeypatch, name, good, bad) -> None:
+    for value in good:
+        assert getattr(Settings(**{name: value}), name) == value
+    for value in bad:
+        variable = "SEKISHO_" + name.upper()
+        assert f"{variable} must" in refusal(**{name: value})
+        if isinstance(value, str):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, value)
+                assert f"{variable} must" in refusal()
 
 
 @pytest.mark.parametrize(

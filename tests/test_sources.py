@@ -346,12 +346,13 @@ def test_the_environment_takes_no_more_than_a_mebibyte(monkeypatch) -> None:
 
 
 def test_a_spec_names_its_source() -> None:
-    sources: list[KeySource] = [source_from("file:a:b/keys.json"), source_from("env:AUTH_KEYS")]
-    assert sources == [FileSource("a:b/keys.json"), EnvSource("AUTH_KEYS")]
-    assert [source.name for source in sources] == ["file:a:b/keys.json", "env:AUTH_KEYS"]
-    assert [source.writable for source in sources] == [True, False]
+    specs = ["file:a:b/keys.json", "env:AUTH_KEYS", "aws:auth/keys"]
+    sources: list[KeySource] = [source_from(spec) for spec in specs]
+    assert sources[:2] == [FileSource("a:b/keys.json"), EnvSource("AUTH_KEYS")]
+    assert [source.name for source in sources] == specs
+    assert [source.writable for source in sources] == [True, False, True]
 
 
-@pytest.mark.parametrize("spec", ["", "file:", "env:", "file", "aws:canary", "FILE:x", CANARY.decode(), ":x"])
+@pytest.mark.parametrize("spec", ["", "file:", "env:", "aws:", "file", "AWS:canary", "FILE:x", CANARY.decode(), ":x"])
 def test_any_other_spec_is_refused_unseen(spec) -> None:
     assert "file:PATH" in refusal(lambda: source_from(spec))

@@ -106,6 +106,12 @@ class KeyRefused(SekishoError):
     code = "key_refused"
 
 
+class KeySourceUnavailable(KeyRefused):
+    """The key source did not answer, or is overloaded; that can pass by itself. What it stores was not seen."""
+
+    code = "key_source_unavailable"
+
+
 # --- input ---------------------------------------------------------------------------------------------------------
 
 

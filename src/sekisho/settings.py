@@ -5,15 +5,12 @@ lives for ever or a cookie travels in the clear, so there is no default for what
 """
 
 import difflib
-import ipaddress
 import os
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
@@ -26,94 +23,15 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sekisho import errors
+from sekisho.spelling import AWS_REGION, AWS_ROLE_ARN, KEY_SOURCE, PATH, Networks, Origins, check_origin, whole
 
 PREFIX: Final = "SEKISHO_"
 MAX_ACCESS_TTL_S: Final = 3600  # what verifiers accept at most (Verifier's max_lifetime_s)
 MAX_SESSION_AGE_S: Final = 400 * 86_400  # browsers keep no cookie longer than 400 days (RFC 6265bis §5.5)
+MAX_KEYS_POLL_S: Final = 300  # half of what a key is published before it signs: no node may meet one it has not seen
 MAX_REPLAY_WINDOW_S: Final = 300  # in this window a thief beside the owner is not noticed: minutes at the most
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 _SECRET: Final = {"database_url", "redis_url", "keys"}  # their values are never shown, not even wrong ones
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_ORIGIN = re.compile(
-    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{{0,4}}))?"
-)
-_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
-
-
-def _whole(lowest: int, highest: int) -> BeforeValidator:
-    """Digits alone: ``900``, and not ``15m``, ``9e2``, ``900.0`` or ``True``, each of which some reader accepts."""
-
-    def read(value: object) -> int:
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
-            value = int(value)
-        if type(value) is not int or not lowest <= value <= highest:
-            raise ValueError(f"must be a whole number from {lowest} to {highest}, in digits")
-        return value
-
-    return BeforeValidator(read)
-
-
-def _origin(text: str) -> None:
-    """Raises ``ValueError`` unless ``text`` is an origin as browsers write it, https or on this machine.
-
-    It is compared with their Origin header byte by byte (RFC 6454 §6.2). Over plain http anyone on the way could
-    change the page and act for its user.
-    """
-    found = _ORIGIN.fullmatch(text)
-    if not found:
-        raise ValueError("must be https://HOST or https://HOST:PORT, in lower case")
-    host = found["host"]
-    address = None
-    if host.startswith("[") or re.fullmatch(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", host):
-        try:
-            address = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            raise ValueError("holds no valid IP address") from None
-        if str(address) != host.strip("[]"):
-            raise ValueError(f"must spell its address {address}")
-    port = int(found["port"] or 0)
-    if port > 65_535 or port == {"https": 443, "http": 80}[found["scheme"]]:
-        raise ValueError("must have a port from 1 to 65535, and none if it is the scheme's own")
-    here = host in {"localhost", "[::1]"} or (isinstance(address, ipaddress.IPv4Address) and address.is_loopback)
-    if found["scheme"] == "http" and not here:
-        raise ValueError("must be https; http only for 127.0.0.0/8, [::1] and localhost")
-
-
-def _split(value: object) -> object:
-    """A list from the environment: comma-separated; an empty text is the empty list."""
-    if isinstance(value, str):
-        return [part.strip(" ") for part in value.split(",")] if value.strip(" ") else []
-    return value
-
-
-def _networks(value: object) -> tuple[Network, ...]:
-    if not isinstance(value, Iterable):
-        raise ValueError("must be networks such as 10.0.0.0/8,192.0.2.1")  # noqa: TRY004  pydantic catches ValueError
-    networks = []
-    for part in value:
-        try:
-            network = ipaddress.ip_network(part)
-        except ValueError:
-            raise ValueError("must be networks such as 10.0.0.0/8,192.0.2.1 (no host bits)") from None
-        if network.prefixlen == 0:
-            raise ValueError("must not hold every address: each client could then say which one it has")
-        if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
-            raise ValueError("must spell IPv4 networks as such, without ::ffff:")  # what it is compared with is IPv4
-        networks.append(network)
-    return tuple(networks)
-
-
-def _origins(value: object) -> tuple[str, ...]:
-    if not isinstance(value, Iterable):
-        raise ValueError("must be origins such as https://app.example.com")  # noqa: TRY004  as above
-    origins = tuple(value)
-    for origin in origins:
-        if not isinstance(origin, str) or "*" in origin:
-            raise ValueError("must be exact origins such as https://app.example.com, never *")
-        _origin(origin)
-    return origins
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -161,39 +79,56 @@ class Settings(BaseSettings):
     )
     keys: str = Field(
         default="file:sekisho-keys.json",
-        description="Where the keys are: file:PATH (mode 0600) or env:NAME (a variable with the key set as JSON).",
+        description="Where the keys are: file:PATH (mode 0600), env:NAME (a variable with the key set as JSON) or "
+        "aws:SECRET_ID (a secret of AWS Secrets Manager, by name or ARN; install sekisho[aws]).",
     )
-    access_token_ttl_s: Annotated[int, _whole(1, MAX_ACCESS_TTL_S)] = Field(
+    keys_poll_s: Annotated[int, whole(1, MAX_KEYS_POLL_S)] = Field(
+        default=60,
+        description="Seconds within which a node takes up keys that changed in AWS: one call per process in each such "
+        f"interval. 1 to {MAX_KEYS_POLL_S}; files are looked at every 3 s.",
+    )
+    aws_region: str | None = Field(
+        default=None, description="Region of the secret; none: as boto3 finds it, or as the secret's ARN says."
+    )
+    aws_endpoint_url: str | None = Field(
+        default=None,
+        description="Where Secrets Manager answers, for a VPC endpoint say: https, or http on this machine; none: "
+        "boto3's.",
+    )
+    aws_role_arn: str | None = Field(
+        default=None, description="Role to assume for reading and writing the secret; none: boto3's own credentials."
+    )
+    access_token_ttl_s: Annotated[int, whole(1, MAX_ACCESS_TTL_S)] = Field(
         default=900, description=f"Seconds an access token lives, 1 to {MAX_ACCESS_TTL_S}."
     )
-    refresh_token_ttl_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
+    refresh_token_ttl_s: Annotated[int, whole(1, MAX_SESSION_AGE_S)] = Field(
         default=604_800,
         description="Seconds a session lives without a refresh, or without the use of its cookie (7 days).",
     )
-    session_max_age_s: Annotated[int, _whole(1, MAX_SESSION_AGE_S)] = Field(
+    session_max_age_s: Annotated[int, whole(1, MAX_SESSION_AGE_S)] = Field(
         default=2_592_000,
         description="Seconds after which a session ends however active it is (30 days, NIST SP 800-63B-4 §2.1.3); "
         f"at most {MAX_SESSION_AGE_S}.",
     )
-    replay_window_s: Annotated[int, _whole(1, MAX_REPLAY_WINDOW_S)] = Field(
+    replay_window_s: Annotated[int, whole(1, MAX_REPLAY_WINDOW_S)] = Field(
         default=30,
         description="Seconds in which a refresh token presented again gets the same answer, for tabs that race and "
         f"replies that are lost. 1 to {MAX_REPLAY_WINDOW_S}.",
     )
-    max_sessions: Annotated[int, _whole(1, 1000)] = Field(
+    max_sessions: Annotated[int, whole(1, 1000)] = Field(
         default=50, description="Sessions of one user at a time, 1 to 1000; one more ends the one longest idle."
     )
-    password_min_length: Annotated[int, _whole(8, 64)] = Field(
+    password_min_length: Annotated[int, whole(8, 64)] = Field(
         default=15,
         description="Characters a password needs, 8 to 64 (NIST SP 800-63B-4 §3.1.1.2: 15 as the only factor).",
     )
     password_hash: Literal["argon2id", "bcrypt"] = Field(
         default="argon2id", description="How new passwords are hashed: argon2id (19 MiB, t=2, p=1) or bcrypt."
     )
-    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks), BeforeValidator(_split)] = Field(
+    trusted_proxies: Networks = Field(
         default=(), description="Networks of your own proxies, whose X-Forwarded-For is believed; comma-separated."
     )
-    allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins), BeforeValidator(_split)] = Field(
+    allowed_origins: Origins = Field(
         default=(), description="Other origins whose pages may call this service (CORS, CSRF); exact, comma-separated."
     )
 
@@ -244,8 +179,8 @@ class Settings(BaseSettings):
         origin = re.match(r"[^/]*//[^/?#]*", value)
         if origin is None:
             raise ValueError("must be an absolute URL such as https://auth.example.com")
-        _origin(origin[0])
-        if not _PATH.fullmatch(value[origin.end() :]):
+        check_origin(origin[0])
+        if not PATH.fullmatch(value[origin.end() :]):
             raise ValueError("must have no query, no fragment and no slash at the end")
         return value
 
@@ -259,19 +194,42 @@ class Settings(BaseSettings):
     @field_validator("keys")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if value.startswith("aws:"):
-            raise ValueError("cannot be aws:... in this version: use file:PATH or env:NAME")
-        if not re.fullmatch(r"file:[^\0\r\n]+|env:[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII):
-            raise ValueError("must be file:PATH or env:NAME")
+        if not KEY_SOURCE.fullmatch(value):
+            raise ValueError("must be file:PATH, env:NAME or aws:SECRET_ID (a name or a whole ARN)")
+        return value
+
+    @field_validator("aws_region")
+    @classmethod
+    def _known_region(cls, value: str | None) -> str | None:
+        if value is not None and not AWS_REGION.fullmatch(value):
+            raise ValueError("must be a region such as eu-west-1")
+        return value
+
+    @field_validator("aws_endpoint_url")
+    @classmethod
+    def _safe_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_origin(value)  # over plain http the keys would travel in the clear
+        return value
+
+    @field_validator("aws_role_arn")
+    @classmethod
+    def _whole_role_arn(cls, value: str | None) -> str | None:
+        if value is not None and not AWS_ROLE_ARN.fullmatch(value):
+            raise ValueError("must be the ARN of a role: arn:aws:iam::ACCOUNT:role/NAME")
         return value
 
 
 def settings_table() -> list[tuple[str, str, str]]:
     """The variable, its default and its meaning, for each setting: the table of the README."""
-    special = {"audience": "the issuer", "trusted_proxies": "none", "allowed_origins": "none", "redis_url": "none"}
+    special = {"audience": "the issuer"}
     special["database_url"] = Settings.model_fields["database_url"].default.get_secret_value()
     return [
-        (PREFIX + name.upper(), special.get(name, str(field.default)), field.description or "")
+        (
+            PREFIX + name.upper(),
+            special.get(name, "none" if field.default is None else str(field.default)),
+            field.description or "",
+        )
         for name, field in Settings.model_fields.items()
     ]
 

@@ -1,5 +1,6 @@
 """``sekisho keys``: the key set in its source. No command prints key bytes."""
 
+from math import ceil
 from typing import Annotated, Final
 
 import typer
@@ -7,16 +8,14 @@ import typer
 from sekisho.cli.output import AsJson, show_rows, there_is_a_database, time_text, with_server_parts
 from sekisho.errors import KeyRefused, StartRefused, StorageUnavailable
 from sekisho.settings import Settings
-from sekisho.sources import KeySource, source_from
+from sekisho.sources import KeySource
 from sekisho.tokens.algorithms import AlgorithmName
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.keys import Key, Purpose
-from sekisho.web.app import LEEWAY_S, Sekisho
+from sekisho.tokens.turnover import PUBLISHED_FIRST_S, turned
+from sekisho.web.app import LEEWAY_S, Sekisho, key_source, keys_every_s
 from sekisho.wire import now_s
 
-# How long a key is published before it signs: longer than verifiers cache a key set, so that none meets a token whose
-# key it has never heard of.
-PUBLISHED_FIRST_S: Final = 600
 _MARGIN_S: Final = 60
 
 app = typer.Typer(help="The keys: make, show, rotate and retire them.", no_args_is_help=True)
@@ -68,25 +67,13 @@ def rotate(
     weekly cron job, say): each run promotes the key that the run before has published.
     """
     settings, source, document, key_set = _loaded()
-    algorithm, time = _algorithm(settings, purpose), now_s()
-    waiting = key_set.next(purpose)
-    if waiting is not None and waiting.alg != algorithm:
-        key_set, waiting = key_set.retired(waiting.kid, now=time), None  # made before the algorithm was changed
-    if waiting is None:
-        key_set, waiting = key_set.with_next(purpose, algorithm, now=time)
-        if not now:
-            source.store(key_set.to_json(), expected=document)
-            typer.echo(f"Published {_named(waiting)}. Run this again in {PUBLISHED_FIRST_S // 60} min: then it signs.")
-            return
-    missing_s = waiting.created_at + PUBLISHED_FIRST_S - time
-    if missing_s > 0 and not now:
-        raise KeyRefused(
-            f"{_named(waiting)} has not been published for long enough: run this again in {missing_s} s, or with --now"
-        )
-    key_set, active = key_set.promoted(purpose, now=time)
-    key_set, _ = key_set.with_next(purpose, algorithm, now=time)
-    source.store(key_set.to_json(), expected=document)
-    typer.echo(f"From now on {_named(active)} signs; running servers take it up within seconds.")
+    turn = turned(key_set, purpose, _algorithm(settings, purpose), now=now_s(), at_once=now)
+    source.store(turn.key_set.to_json(), expected=document)
+    if turn.active is None:
+        typer.echo(f"Published {_named(turn.waiting)}. Run this again in {PUBLISHED_FIRST_S // 60} min: then it signs.")
+    else:
+        within_s = ceil(keys_every_s(settings))
+        typer.echo(f"From now on {_named(turn.active)} signs; running servers take it up within {within_s} s.")
 
 
 @app.command()
@@ -128,7 +115,7 @@ def _announce(key: Key) -> None:
 
 def _source() -> tuple[Settings, KeySource]:
     settings = Settings()
-    return settings, source_from(settings.keys)
+    return settings, key_source(settings)
 
 
 def _loaded() -> tuple[Settings, KeySource, bytes, KeySet]:

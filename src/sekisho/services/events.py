@@ -54,6 +54,7 @@ class Event(StrEnum):
     KEYS_CREATED = "keys_created"
     KEYS_CHANGED = "keys_changed"
     KEYS_REFUSED = "keys_refused"
+    KEYS_BACK = "keys_back"
     PURGED = "purged"
     STARTED = "started"
     STOPPED = "stopped"

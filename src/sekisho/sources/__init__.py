@@ -1,4 +1,4 @@
-"""Where the key set comes from. A source moves bytes; it does not know what they mean or whether they are good."""
+"""Where the key set comes from. What is read is bytes; whether they are good keys the reader decides."""
 
 from typing import Protocol
 
@@ -30,12 +30,32 @@ class KeySource(Protocol):
         """
 
 
-def source_from(spec: str) -> KeySource:
-    """The source that ``file:PATH`` or ``env:NAME`` names. Raises ``KeyRefused``; reads nothing yet."""
+def source_from(
+    spec: str,
+    *,
+    aws_region: str | None = None,
+    aws_endpoint_url: str | None = None,
+    aws_role_arn: str | None = None,
+) -> KeySource:
+    """The source that ``file:PATH``, ``env:NAME`` or ``aws:SECRET_ID`` names; it reads nothing yet.
+
+    Raises ``KeyRefused``, and ``StartRefused`` where boto3 is missing.
+    """
     kind, colon, rest = spec.partition(":")
     if colon and rest:
         if kind == "file":
             return FileSource(rest)
         if kind == "env":
             return EnvSource(rest)
-    raise errors.KeyRefused("SEKISHO_KEYS must be file:PATH or env:NAME")  # the text itself may be a pasted key
+        if kind == "aws":
+            try:
+                from sekisho.sources.aws import AwsSource  # noqa: PLC0415 - boto3 is for those who use it
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("sekisho"):
+                    raise
+                raise errors.StartRefused(
+                    f"SEKISHO_KEYS: keys in AWS need {error.name}: install sekisho[aws]"
+                ) from None
+            return AwsSource(rest, region=aws_region, endpoint_url=aws_endpoint_url, role_arn=aws_role_arn)
+    # The text itself may be a pasted key.
+    raise errors.KeyRefused("SEKISHO_KEYS must be file:PATH, env:NAME or aws:SECRET_ID")

@@ -32,7 +32,7 @@ from sekisho.services.stall import StallWatch
 from sekisho.services.throttle import Throttle
 from sekisho.services.verifiers import Verifiers
 from sekisho.settings import MAX_ACCESS_TTL_S, Settings
-from sekisho.sources import source_from
+from sekisho.sources import KeySource, source_from
 from sekisho.storage import migrate
 from sekisho.storage.engine import Database
 from sekisho.storage.redis import RedisGrapevine
@@ -48,7 +48,7 @@ from sekisho.web.credentials import CurrentCredential, CurrentUser, Requests
 from sekisho.web.csrf import Csrf
 from sekisho.web.feed import Feed, VerifierCredential, ended_by_signals
 from sekisho.web.feed_log import FeedLog
-from sekisho.web.key_watch import KeyWatch
+from sekisho.web.key_watch import EVERY_S, KeyWatch
 from sekisho.web.route import Latency, route_class
 
 LEEWAY_S: Final = 10
@@ -105,7 +105,13 @@ class Sekisho:
         self._mint = Mint(
             issuer=settings.issuer, audience=settings.audience, access_token_ttl_s=settings.access_token_ttl_s
         )
-        self._keys = KeyWatch(source_from(settings.keys), events=self._events, on_change=self._use_keys)
+        self._keys = KeyWatch(
+            key_source(settings),
+            events=self._events,
+            registry=self.registry,
+            on_change=self._use_keys,
+            every_s=keys_every_s(settings),
+        )
         profiles: dict[str, Profile] = {"argon2id": OWASP, "bcrypt": BCRYPT_12}
         self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
         self._throttle = Throttle(redis_url=redis_url)
@@ -289,8 +295,24 @@ class Sekisho:
             passwords=self._passwords,
             verifier=self.verifier,
             feed=feed,
+            keys_stale_s=lambda: self._keys.stale_s,
         )
         return router
+
+
+def key_source(settings: Settings) -> KeySource:
+    """Where these settings have the keys. Raises ``StartRefused`` where a library for it is missing."""
+    return source_from(
+        settings.keys,
+        aws_region=settings.aws_region,
+        aws_endpoint_url=settings.aws_endpoint_url,
+        aws_role_arn=settings.aws_role_arn,
+    )
+
+
+def keys_every_s(settings: Settings) -> float:
+    """How often a node looks at them: a file costs nothing, a call to AWS does."""
+    return settings.keys_poll_s if settings.keys.startswith("aws:") else EVERY_S
 
 
 async def _for_ever(loop: Callable[[], Awaitable[None]], events: Events) -> None:

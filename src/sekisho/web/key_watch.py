@@ -1,30 +1,58 @@
-"""The keys in use: loaded at start, looked at again every few seconds, swapped whole when they change."""
+"""The keys in use: loaded at start, looked at again and again, swapped whole when they change."""
 
 import asyncio
+import contextlib
 import random
+import threading
+import time
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
-from sekisho.errors import KeyRefused, StartRefused
+from prometheus_client import CollectorRegistry, Gauge
+
+from sekisho.errors import KeyRefused, KeySourceUnavailable, StartRefused
 from sekisho.services.events import Event, Events
 from sekisho.sources import KeySource
 from sekisho.tokens.algorithms import AlgorithmName
 from sekisho.tokens.keyring import KeySet
 from sekisho.wire import now_s
 
-POLL_S: Final = 3.0
+EVERY_S: Final = 3.0
+LOOK_S: Final = 10.0
+_START_PAUSES_S: Final = (1.0, 2.0)
+
+T = TypeVar("T")
 
 
 class KeyWatch:
     """Holds the key set in use. ``on_change`` gets every new one, before it counts as in use."""
 
-    def __init__(self, source: KeySource, *, events: Events, on_change: Callable[[KeySet], None]) -> None:
+    def __init__(
+        self,
+        source: KeySource,
+        *,
+        events: Events,
+        registry: CollectorRegistry,
+        on_change: Callable[[KeySet], None],
+        every_s: float = EVERY_S,
+    ) -> None:
+        """``every_s``: the interval in which the source is looked at once."""
         self._source = source
         self._events = events
         self._on_change = on_change
+        self._every_s = every_s
         self._document: bytes | None = None
-        self._failing = False
+        self._looking: asyncio.Future[bytes | None] | None = None
+        self._failing: str | None = None  # the code of what the last look met
+        self._good_at = time.monotonic()
         self._key_set: KeySet | None = None
+        self._alarm = Gauge(
+            "sekisho_keys_failing",
+            "1 while the last look at the keys' source found none that can be used; the last good ones stay in use.",
+            registry=registry,
+            multiprocess_mode="max",  # one worker that fails is enough
+        )
 
     @property
     def key_set(self) -> KeySet:
@@ -32,13 +60,18 @@ class KeyWatch:
         assert self._key_set is not None, "not started"
         return self._key_set
 
+    @property
+    def stale_s(self) -> float:
+        """Seconds since the source was last found well."""
+        return time.monotonic() - self._good_at
+
     def start(self, *, algorithm: AlgorithmName, create: bool) -> None:
         """Loads the keys, blocking. ``create``: a source that is still empty gets a first set.
 
         Raises ``StartRefused`` with the command to type.
         """
         try:
-            document = self._source.load()
+            document = self._first_load()
             if document is None and create and self._source.writable:
                 document = self._create(algorithm)
             if document is None:
@@ -54,17 +87,24 @@ class KeyWatch:
                 f"set it to {active.alg}, or type sekisho keys rotate --now"
             )
         self._take(document, key_set)
+        self._well()
 
     async def run(self) -> None:
-        """Looks every few seconds, until cancelled. While the source is down or wrong, the last good keys stay."""
-        while True:
-            await asyncio.sleep(POLL_S * random.uniform(0.8, 1.2))  # noqa: S311 - nodes must not march in step
-            await self.poll()
+        """Looks once in each interval, until cancelled. While the source is down or wrong, the last good keys stay."""
+        share = random.uniform(0.1, 1.0)  # noqa: S311 - nodes that were started together must not march in step
+        try:
+            while True:
+                await asyncio.sleep(self._every_s * share)
+                await self.poll()
+                share = random.uniform(0.9, 1.0)  # noqa: S311 - nor fall into step
+        except asyncio.CancelledError:
+            self._alarm.set(0)  # nobody is left to take it back, and with several workers its file stays
+            raise
 
     async def poll(self) -> None:
         """One look."""
         try:
-            document = await asyncio.to_thread(self._source.load)
+            document = await self._look()
             if document is None:
                 raise KeyRefused("the key set is gone")  # noqa: TRY301 - handled as any other refusal
             if document != self._document:
@@ -73,11 +113,43 @@ class KeyWatch:
                 active = ", ".join(key.kid for key in key_set.keys if key.state == "active")
                 self._events.record(Event.KEYS_CHANGED, active=active)
         except KeyRefused as error:
-            if not self._failing:  # told once, not at every look
+            self._alarm.set(1)
+            if self._failing != error.code:  # told once, not at every look
                 self._events.record(Event.KEYS_REFUSED, error.code, source=self._source.name, detail=error.detail)
-            self._failing = True
+            self._failing = error.code
+        except Exception:
+            self._alarm.set(1)
+            raise
         else:
-            self._failing = False
+            if self._failing is not None:
+                self._events.record(Event.KEYS_BACK, source=self._source.name, after_s=round(self.stale_s))
+            self._well()
+
+    async def _look(self) -> bytes | None:
+        """What the source holds. A look that hangs is waited for again at the next turn, not begun a second time."""
+        if self._looking is None:
+            self._looking = _in_a_thread(self._source.load)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._looking), LOOK_S)
+        except TimeoutError:
+            raise KeySourceUnavailable(f"no answer within {LOOK_S:.0f} s") from None
+        finally:
+            if self._looking.done():
+                self._looking = None
+
+    def _well(self) -> None:
+        self._failing = None
+        self._alarm.set(0)
+        self._good_at = time.monotonic()
+
+    def _first_load(self) -> bytes | None:
+        """Asks again where asking again can help: a start that fails takes the node away, a look later does not."""
+        for pause_s in _START_PAUSES_S:
+            try:
+                return self._source.load()
+            except KeySourceUnavailable:
+                time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - as above
+        return self._source.load()
 
     def _create(self, algorithm: AlgorithmName) -> bytes | None:
         document = KeySet.generate(algorithm, now=now_s()).to_json()
@@ -92,3 +164,24 @@ class KeyWatch:
     def _take(self, document: bytes, key_set: KeySet) -> None:
         self._on_change(key_set)
         self._document, self._key_set = document, key_set
+
+
+def _in_a_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
+    """In a thread that nobody waits for: the end of the process must not, when a name server, say, hangs."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if future.done() else act())
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - whoever awaits gets it
+            settle(partial(future.set_exception, error))
+        else:
+            settle(partial(future.set_result, result))
+
+    threading.Thread(target=run, name="sekisho-keys", daemon=True).start()
+    return future

@@ -80,6 +80,7 @@ def add_gauges(
     passwords: HashingPool,
     verifier: Verifier,
     feed: Feed,
+    keys_stale_s: Callable[[], float],
 ) -> None:
     """Values that are read when somebody asks. Not with several workers: their files hold only what was counted."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -89,6 +90,7 @@ def add_gauges(
         ("sekisho_revocations_age_seconds", "Age of this node's view of the revocations.", lambda: watch.age_s),
         ("sekisho_hashing_waiting", "Passwords that wait for a hashing thread.", lambda: passwords.waiting),
         ("sekisho_feed_readers", "Verifiers that follow the revocations here.", lambda: feed.readers),
+        ("sekisho_keys_stale_seconds", "Since the source of the keys was last found well.", keys_stale_s),
     ):
         Gauge(name, text, registry=registry).set_function(read)
     registry.register(_RefusedTokens(verifier))
