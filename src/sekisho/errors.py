@@ -6,6 +6,7 @@ logs see. No detail ever holds a token, a password or a key. The codes are liste
 status each becomes is decided in ``web/problems.py`` alone.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -310,3 +311,8 @@ class StartRefused(SekishoError):
     """Sekisho does not start like this; ``detail`` is the one line that says what to change."""
 
     code = "start_refused"
+
+    def __init__(self, detail: str, *, faults: Sequence[str] = ()) -> None:
+        """``faults``: what the line is made of, where it tells of several things."""
+        super().__init__(detail)
+        self.faults = tuple(faults) or (detail,)

@@ -218,7 +218,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             faults += _faults(error)
         if faults:  # raised outside of except: a ValidationError in its context would hold every value
-            raise errors.StartRefused("; ".join(faults))
+            raise errors.StartRefused("; ".join(faults), faults=faults)
         return settings
 
     @field_validator("database_url")
