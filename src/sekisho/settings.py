@@ -267,7 +267,7 @@ class Settings(BaseSettings):
 
 
 def settings_table() -> list[tuple[str, str, str]]:
-    """The variable, its default and its meaning, for each setting: the table of the README."""
+    """The variable, its default and its meaning, for each setting: the table of docs/settings.md."""
     special = {"audience": "the issuer", "trusted_proxies": "none", "allowed_origins": "none", "redis_url": "none"}
     special["database_url"] = Settings.model_fields["database_url"].default.get_secret_value()
     return [
