@@ -64,17 +64,17 @@ def missing_file(database: Database) -> str | None:
 
 
 def masked_url(url: str) -> str:
-    """Of a database's or Redis's URL what can be shown: its kind and, if it can be told from a password, its place.
+    """Of a database's or Redis's URL what can be shown: its kind and, where it can be told from a password, its place.
 
-    Whatever stands before the last @ is taken for user and password, even what some reader would take for a host. What
-    does not look like a place afterwards is not shown at all.
+    Readers of URLs disagree about an @, / or ? that nobody has escaped: where one takes something for the host, another
+    takes it for a piece of the password. All of it is masked then.
     """
     kind, _, rest = url.partition("://")
     if kind == "sqlite":
         return url.partition("?")[0]
     user, _, place = rest.rpartition("@")
     where, question, options = place.partition("?")
-    if not _PLACE.fullmatch(where):
+    if re.search(r"[/?#]", user) or not _PLACE.fullmatch(where):
         return f"{kind}://{MASK}"
     if not _HARMLESS.fullmatch(options):
         options = MASK
