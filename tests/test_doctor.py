@@ -198,6 +198,8 @@ def test_a_url_that_only_its_driver_refuses_is_a_finding(tmp_path):
     )
     assert status == 1
     assert levels(findings)["error"] == {"database", "redis"}
+    assert the_one(findings, "database")[2] == "Correct SEKISHO_DATABASE_URL."
+    assert the_one(findings, "redis")[2] == "Correct SEKISHO_REDIS_URL."
     assert str(findings).replace("'canary' after its ?", "").count("canary") == 0
 
 

@@ -34,6 +34,23 @@ class SekishoError(Exception):
         return self.detail or self.text_en
 
 
+class told_alone:  # noqa: N801 - read in a with statement
+    """Inside of it, what is refused leaves without the frames through which it came.
+
+    Tools that report crashes show the local variables of each frame, and down there those are keys, and URLs with
+    passwords. What was wrong stands in the error's detail.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
+        """Raises the error anew, from here."""
+        if isinstance(error, SekishoError):
+            error.__context__ = None  # its frames, too
+            raise error.with_traceback(None)
+
+
 class _OneAnswer(SekishoError):
     """Families whose members all look the same from outside."""
 

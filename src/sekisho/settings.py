@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -196,6 +196,20 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins), BeforeValidator(_split)] = Field(
         default=(), description="Other origins whose pages may call this service (CORS, CSRF); exact, comma-separated."
     )
+
+    def __init__(self, **values: Any) -> None:
+        """Raises ``StartRefused``."""
+        try:
+            super().__init__(**values)
+        except errors.StartRefused as error:
+            refused = error.with_traceback(None)  # as errors.told_alone does
+        else:
+            return
+        values.clear()  # this frame is told of
+        raise refused
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("settings are not pickled: they hold passwords")
 
     @classmethod
     def settings_customise_sources(  # the library's signature
