@@ -35,7 +35,7 @@ class Keys:
             yield Finding(level=Level.ERROR, name="keys", seen=str(error), do=do)
             return
         if document is None:
-            made_at_start = source.writable and "keys" not in self._settings.model_fields_set
+            made_at_start = "keys" not in self._settings.model_fields_set
             level = Level.NOTE if made_at_start else Level.ERROR
             do = "Type: sekisho keys new" if source.writable else "Set it to a key set."
             do = "sekisho serve will make them." if made_at_start else do
