@@ -370,6 +370,15 @@ def test_a_key_file_that_others_can_read_is_an_error_with_the_command(tmp_path, 
     assert "chmod 600 sekisho-keys.json" in seen
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_is_not_led_to_take_the_servers_keys_away(tmp_path):
+    os.chown(keys_in(tmp_path), 65534, -1)
+    _, findings = examine(tmp_path)
+    level, seen, do = the_one(findings, "keys")
+    assert (level, "belongs to user 65534" in seen) == ("error", True)
+    assert "as that user before you change anything" in do
+
+
 def test_a_key_source_that_was_named_and_is_empty_is_an_error(tmp_path):
     status, findings = examine(tmp_path, {"SEKISHO_KEYS": f"file:{tmp_path / 'none.json'}"})
     assert status == 1
@@ -472,7 +481,10 @@ def postgres_lock(postgres: Any, url: str) -> Iterator[None]:
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        holder.stdin.write("BEGIN; LOCK alembic_version; SELECT 'held';\n")
+        # Were it waited for, the test would end all the same.
+        holder.stdin.write(
+            "SET idle_in_transaction_session_timeout = '30s'; BEGIN; LOCK alembic_version; SELECT 'held';\n"
+        )
         holder.stdin.flush()
         assert holder.stdout.readline() == "held\n"
         yield

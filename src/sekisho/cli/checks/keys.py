@@ -31,7 +31,10 @@ class Keys:
             source = source_from(self._settings.keys)
             document = source.load()
         except SekishoError as error:
-            do = "Keep the keys where the user that runs Sekisho can read them, and nobody else."
+            do = (
+                "Keep the keys where the user that runs the server can read them, and nobody else. If that is not the "
+                "user who asks here, ask as that user before you change anything."
+            )
             yield Finding(level=Level.ERROR, name="keys", seen=str(error), do=do)
             return
         if document is None:
