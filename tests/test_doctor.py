@@ -19,7 +19,7 @@ from sekisho.cli.checks.finding import ABOUT, Name, looked
 from sekisho.tokens import KeySet
 from sekisho.wire import now_s
 from servers.sekisho_server import ODD_NODE, RunningServer
-from test_serve import Command, sekisho, sekisho_here
+from test_serve import Command, sekisho_here
 
 DAY_S = 86_400
 HTTPS = {"SEKISHO_ISSUER": "https://auth.example.com"}
@@ -150,7 +150,7 @@ def test_nothing_keeps_the_rest_from_being_looked_at(tmp_path, free_port):
         "SEKISHO_ALLOWED_ORIGINS": "http://127.0.0.1:3000",
     }
     begun_at = time.monotonic()
-    answer = sekisho("doctor", "--json", folder=tmp_path, env={**env, **HTTPS})
+    answer = sekisho_here("doctor", "--json", folder=tmp_path, env={**env, **HTTPS})
     assert time.monotonic() - begun_at < 15
     findings = json.loads(answer.out)
     assert answer.status == 1

@@ -52,7 +52,7 @@ ABOUT: Final[dict[Name, str]] = {
     "key_algorithm": "The active signing key is for `SEKISHO_SIGNING_ALGORITHM`; else the server does not start.",
     "key_age": "The signing key signs for no longer than 90 days.",
     "key_waiting": "No next key waits for longer than 90 days.",
-    "key_retirable": "Keys with which nothing can be signed any more that is still in use.",
+    "key_retirable": "No key is still accepted when nothing that it has signed can be in use.",
     "database": "It answers.",
     "database_file": "SQLite's files belong to their owner alone.",
     "schema": "It is what this version needs.",
