@@ -515,6 +515,7 @@ def test_a_redis_that_refuses_the_password_or_says_nothing(tmp_path, private_red
         url = f"redis://:{password}@127.0.0.1:{private_redis.port}/0"
         status, findings = examine(tmp_path, {"SEKISHO_REDIS_URL": url})
         assert the_one(findings, "redis")[0] == level
+        assert ("(AuthenticationError)" in the_one(findings, "redis")[1]) == (level == "error")
         assert status == (level == "error")
         assert password not in str(findings)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are accepted by the kernel, and nobody answers
@@ -522,7 +523,8 @@ def test_a_redis_that_refuses_the_password_or_says_nothing(tmp_path, private_red
         status, findings = examine(tmp_path, {"SEKISHO_REDIS_URL": f"redis://127.0.0.1:{silent.getsockname()[1]}"})
         assert time.monotonic() - begun_at < 8
     assert status == 1
-    assert the_one(findings, "redis")[0] == "error"
+    level, seen, _ = the_one(findings, "redis")
+    assert (level, "no answer within a second" in seen) == ("error", True)
 
 
 # --- nothing secret ------------------------------------------------------------------------------------------------

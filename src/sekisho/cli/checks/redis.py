@@ -9,6 +9,7 @@ from sekisho.errors import StartRefused
 from sekisho.storage.redis import RedisGrapevine
 
 _PATIENCE_S: Final = 1.0
+_SILENT: Final = "no answer within a second"
 
 
 async def redis_check(url: str | None) -> Finding:
@@ -19,7 +20,7 @@ async def redis_check(url: str | None) -> Finding:
 
     def tell(why: str) -> None:
         if not answer.done():
-            answer.set_result(why)
+            answer.set_result(_SILENT if why == TimeoutError.__name__ else why)
 
     try:
         grapevine = RedisGrapevine(url, "sekisho:doctor", on_lost=tell, on_back=lambda: None)
@@ -30,7 +31,7 @@ async def redis_check(url: str | None) -> Finding:
         async with asyncio.timeout(_PATIENCE_S):
             why = await answer
     except TimeoutError:
-        why = "no answer within a second"
+        why = _SILENT
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
