@@ -102,6 +102,8 @@ def test_the_commands_are_those_of_the_contract():
         *(f"sessions {name}" for name in ("list", "show", "end")),
         *(f"verifiers {name}" for name in ("add", "list", "remove")),
         "token inspect",
+        "doctor",
+        "settings",
     }
 
 
@@ -132,6 +134,8 @@ def test_every_command_has_a_help(path):
         ["sessions", "show", "not-a-uuid"],
         ["sessions", "end"],
         ["token", "inspect", "a.b.c"],
+        ["doctor", "now"],
+        ["settings", "SEKISHO_ISSUER"],
     ],
     ids=" ".join,
 )

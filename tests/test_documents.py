@@ -1,11 +1,14 @@
 """The documents say what the code does: tables are compared, examples are the files that a test runs."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import typer
 
 from sekisho import errors
+from sekisho.cli.commands import app
 from sekisho.settings import settings_table
 from sekisho.web import problems
 
@@ -20,10 +23,27 @@ def error_classes() -> list[type[errors.SekishoError]]:
     return [kind for kind in found if not kind.__name__.startswith("_") and kind not in NOT_OVER_HTTP]
 
 
-def test_the_readme_has_every_setting_with_its_default_and_meaning() -> None:
-    table = (ROOT / "README.md").read_text().split("<!-- settings")[1].split("<!-- end of settings -->")[0]
+def test_the_reference_has_every_setting_with_its_default_and_meaning() -> None:
+    table = (ROOT / "docs/settings.md").read_text().split("<!-- settings")[1].split("<!-- end of settings -->")[0]
     rows = re.findall(r"^\| `(SEKISHO_\w+)` \| `?(.*?)`? \| (.*) \|$", table, re.MULTILINE)
     assert rows == settings_table()
+
+
+@pytest.mark.parametrize("name", ["settings", "checks"])
+def test_tables_are_as_the_code_has_them(name: str) -> None:
+    """If not: .venv/bin/python tools/tables.py."""
+    tables = runpy.run_path(str(ROOT / "tools/tables.py"))
+    text = (ROOT / "docs" / tables["TABLES"][name][0]).read_text()
+    assert tables["written"](name, text) == text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/settings.md", "docs/operations.md"])
+def test_settings_and_commands_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    known = {variable for variable, _, _ in settings_table()}
+    assert set(re.findall(r"SEKISHO_[A-Z][A-Z_]+\b", text)) <= known
+    commands = typer.main.get_command(app).commands
+    assert set(re.findall(r"`sekisho ([a-z]+)", text)) <= set(commands)
 
 
 @pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)

@@ -6,6 +6,7 @@ logs see. No detail ever holds a token, a password or a key. The codes are liste
 status each becomes is decided in ``web/problems.py`` alone.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -31,6 +32,23 @@ class SekishoError(Exception):
 
     def __str__(self) -> str:
         return self.detail or self.text_en
+
+
+class told_alone:  # noqa: N801 - read in a with statement
+    """Inside of it, what is refused leaves without the frames through which it came.
+
+    Tools that report crashes show the local variables of each frame, and down there those are keys, and URLs with
+    passwords. What was wrong stands in the error's detail.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
+        """Raises the error anew, from here."""
+        if isinstance(error, SekishoError):
+            error.__context__ = None  # its frames, too
+            raise error.with_traceback(None)
 
 
 class _OneAnswer(SekishoError):
@@ -332,3 +350,8 @@ class StartRefused(SekishoError):
     """Sekisho does not start like this; ``detail`` is the one line that says what to change."""
 
     code = "start_refused"
+
+    def __init__(self, detail: str, *, faults: Sequence[str] = ()) -> None:
+        """``faults``: what the line is made of, where it tells of several things."""
+        super().__init__(detail)
+        self.faults = tuple(faults) or (detail,)

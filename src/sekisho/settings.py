@@ -7,7 +7,7 @@ lives for ever or a cookie travels in the clear, so there is no default for what
 import difflib
 import os
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -132,6 +132,20 @@ class Settings(BaseSettings):
         default=(), description="Other origins whose pages may call this service (CORS, CSRF); exact, comma-separated."
     )
 
+    def __init__(self, **values: Any) -> None:
+        """Raises ``StartRefused``."""
+        try:
+            super().__init__(**values)
+        except errors.StartRefused as error:
+            refused = error.with_traceback(None)  # as errors.told_alone does
+        else:
+            return
+        values.clear()  # this frame is told of
+        raise refused
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("settings are not pickled: they hold passwords")
+
     @classmethod
     def settings_customise_sources(  # the library's signature
         cls,
@@ -153,7 +167,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             faults += _faults(error)
         if faults:  # raised outside of except: a ValidationError in its context would hold every value
-            raise errors.StartRefused("; ".join(faults))
+            raise errors.StartRefused("; ".join(faults), faults=faults)
         return settings
 
     @field_validator("database_url")
@@ -221,8 +235,8 @@ class Settings(BaseSettings):
 
 
 def settings_table() -> list[tuple[str, str, str]]:
-    """The variable, its default and its meaning, for each setting: the table of the README."""
-    special = {"audience": "the issuer"}
+    """The variable, its default and its meaning, for each setting: the table of docs/settings.md."""
+    special = {"audience": "the issuer", "trusted_proxies": "none", "allowed_origins": "none"}
     special["database_url"] = Settings.model_fields["database_url"].default.get_secret_value()
     return [
         (

@@ -2,7 +2,7 @@
 
 import typer
 
-from sekisho.cli import database, keys, serve, sessions, token, users, verifiers
+from sekisho.cli import database, doctor, keys, serve, sessions, settings, token, users, verifiers
 
 app = typer.Typer(
     help="Sekisho: accounts, sessions and tokens for Python services. Settings come from SEKISHO_… variables.",
@@ -12,6 +12,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+app.command("settings")(settings.settings)
 app.add_typer(keys.app, name="keys")
 app.add_typer(database.app, name="db")
 app.add_typer(users.app, name="users")

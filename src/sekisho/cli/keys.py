@@ -84,7 +84,7 @@ def retire(
     """Stop accepting what a key has signed."""
     settings, source, document, key_set = _loaded()
     key, time = key_set.find(kid), now_s()
-    needed_until = key.state_since + _life_s(settings, key.purpose)
+    needed_until = key.state_since + life_s(settings, key.purpose)
     if key.state == "verify_only" and needed_until > time and not force:
         raise KeyRefused(
             f"tokens made with {_named(key)} may be in use until {time_text(needed_until)}: wait, or use --force"
@@ -130,7 +130,7 @@ def _algorithm(settings: Settings, purpose: Purpose) -> AlgorithmName:
     return settings.signing_algorithm if purpose == "sign" else "HS256"
 
 
-def _life_s(settings: Settings, purpose: Purpose) -> int:
+def life_s(settings: Settings, purpose: Purpose) -> int:
     """How long something made with a key of this purpose can be in use."""
     longest = settings.access_token_ttl_s if purpose == "sign" else settings.session_max_age_s
     return longest + 2 * LEEWAY_S + _MARGIN_S

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,6 +20,10 @@ from sekisho.storage.rows import MICROSECONDS
 from sekisho.web.app import Sekisho
 
 T = TypeVar("T")
+
+MASK: Final = "***"
+_PLACE: Final = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?(?:/[A-Za-z0-9_./-]*)?", re.ASCII)
+_HARMLESS: Final = re.compile(r"(?:(?:ssl|sslmode)=[a-z-]+)?", re.ASCII)
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -43,18 +48,37 @@ def with_server_parts(work: Callable[[Sekisho], Awaitable[T]]) -> T:
 
 def there_is_a_database() -> bool:
     """False where SQLite's file has not been made yet."""
-    return _missing_file(Database(Settings().database_url.get_secret_value())) is None
+    return missing_file(Database(Settings().database_url.get_secret_value())) is None
 
 
 def _expect_file(database: Database) -> None:
     """SQLite would make an empty one, and in a wrong folder the answer would be that there are no accounts."""
-    if (path := _missing_file(database)) is not None:
+    if (path := missing_file(database)) is not None:
         raise StartRefused(f"there is no database at {path}: type sekisho serve or sekisho db upgrade first")
 
 
-def _missing_file(database: Database) -> str | None:
+def missing_file(database: Database) -> str | None:
+    """SQLite's file, where it has not been made yet."""
     path = database.url.database
     return path if database.is_sqlite and path and not Path(path).exists() else None
+
+
+def masked_url(url: str) -> str:
+    """Of a database's or Redis's URL what can be shown: its kind and, where it can be told from a password, its place.
+
+    Readers of URLs disagree about an @, / or ? that nobody has escaped: where one takes something for the host, another
+    takes it for a piece of the password. All of it is masked then.
+    """
+    kind, _, rest = url.partition("://")
+    if kind == "sqlite":
+        return url.partition("?")[0]
+    user, _, place = rest.rpartition("@")
+    where, question, options = place.partition("?")
+    if re.search(r"[/?#]", user) or not _PLACE.fullmatch(where):
+        return f"{kind}://{MASK}"
+    if not _HARMLESS.fullmatch(options):
+        options = MASK
+    return f"{kind}://{MASK + '@' if user else ''}{where}{question}{options}"
 
 
 def line_of_input(what: str) -> str:

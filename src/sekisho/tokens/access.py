@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from sekisho.errors import TokenClaimsInvalid, TokenHeaderRefused, TokenMalformed
+from sekisho.errors import KeyRefused, TokenClaimsInvalid, TokenHeaderRefused, TokenMalformed
 from sekisho.tokens import jws
 from sekisho.tokens.keyring import Keyring
 from sekisho.tokens.keys import Key
@@ -72,8 +72,10 @@ def issue(
 ) -> str:
     """A signed access token. ``issued_at`` and ``expires_at`` are NumericDate seconds.
 
-    Raises ``ValueError`` for one that would be too long.
+    Raises ``KeyRefused`` for a key of another purpose, and ``ValueError`` for a token that would be too long.
     """
+    if key.purpose != "sign":
+        raise KeyRefused(f"key {key.kid} is for {key.purpose}, and signs no access tokens")
     claims = AccessClaims(
         iss=issuer,
         sub=subject,

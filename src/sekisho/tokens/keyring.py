@@ -39,13 +39,15 @@ class Keyring:
         """``withdrawn`` are the kids of keys that leaked: a token that names one is refused as revoked.
 
         Raises ``KeyRefused`` when two keys have the same kid, since which one would check is anyone's guess, and when
-        a secret is one of the public keys.
+        a secret is one of the public keys, or when a key is for something else than signing.
         """
         self._by_kid: dict[str, Key] = {}
         self._unnamed: list[Key] = []
         for key in keys:
             if key.kid in self._by_kid:
                 raise KeyRefused(f"two keys have the kid {key.kid!a}")
+            if key.purpose != "sign":
+                raise KeyRefused(f"key {key.kid!a} is for {key.purpose}, and checks no signatures")
             if key.kid:
                 self._by_kid[key.kid] = key
             else:

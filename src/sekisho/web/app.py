@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
-from sekisho.errors import StartRefused
+from sekisho.errors import StartRefused, told_alone
 from sekisho.passwords import BCRYPT_12, OWASP, PasswordHasher, Profile
 from sekisho.services.accounts import Accounts
 from sekisho.services.alarm import Alarm, OnTheft
@@ -71,16 +72,17 @@ class Sekisho:
         self.settings = settings
         self.registry = CollectorRegistry()
         self._started = False
-        self.database = Database(
-            settings.database_url.get_secret_value(),
-            # With half as much for a server that stands still, W/8 at the most: services/stall.py counts on it.
-            statement_timeout_ms=min(1000, settings.replay_window_s * 1000 // 12),
-        )
+        with told_alone():
+            self.database = Database(
+                settings.database_url.get_secret_value(),
+                # With half as much for a server that stands still, W/8 at the most: services/stall.py counts on it.
+                statement_timeout_ms=min(1000, settings.replay_window_s * 1000 // 12),
+            )
+            self._grapevine = self._redis_grapevine(settings.redis_url)
+            self._session_cache = self._redis_session_cache(settings.redis_url)
+            self._throttle = Throttle(redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None)
         self._events = Events(self.registry)
         self._revoked = RevokedSessions()
-        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        self._grapevine = None if redis_url is None else self._redis_grapevine(redis_url)
-        self._session_cache = None if redis_url is None else self._redis_session_cache(redis_url)
         self._feed_log = FeedLog(revoked=self._revoked)
         self._watch = RevocationWatch(
             storage=self.database,
@@ -114,7 +116,6 @@ class Sekisho:
         )
         profiles: dict[str, Profile] = {"argon2id": OWASP, "bcrypt": BCRYPT_12}
         self._passwords = HashingPool(PasswordHasher(profiles[settings.password_hash]))
-        self._throttle = Throttle(redis_url=redis_url)
         self._stall = StallWatch(window_s=settings.replay_window_s)
         self._alarm = Alarm(on_theft, events=self._events)
         self.flows = self._flows()
@@ -160,7 +161,8 @@ class Sekisho:
     async def check(self) -> None:
         """Everything that can stop a start, tried out. Raises ``StartRefused`` or ``StorageUnavailable``."""
         create = "keys" not in self.settings.model_fields_set  # a path that someone typed is not made up for them
-        await asyncio.to_thread(self._keys.start, algorithm=self.settings.signing_algorithm, create=create)
+        with told_alone():
+            await asyncio.to_thread(self._keys.start, algorithm=self.settings.signing_algorithm, create=create)
         await self.check_schema()
 
     async def check_schema(self) -> None:
@@ -211,17 +213,21 @@ class Sekisho:
         self.verifier.withdraw_key(kid)
         self._feed_log.publish({}, [kid])
 
-    def _redis_grapevine(self, url: str) -> RedisGrapevine:
+    def _redis_grapevine(self, url: SecretStr | None) -> RedisGrapevine | None:
+        if url is None:
+            return None
         return RedisGrapevine(
-            url,
+            url.get_secret_value(),
             f"sekisho:revoked:{self._name}",
             on_lost=lambda why: self._events.record(Event.GRAPEVINE_LOST, detail=why),
             on_back=lambda: self._events.record(Event.GRAPEVINE_BACK),
         )
 
-    def _redis_session_cache(self, url: str) -> RedisSessionCache:
+    def _redis_session_cache(self, url: SecretStr | None) -> RedisSessionCache | None:
+        if url is None:
+            return None
         return RedisSessionCache(
-            url,
+            url.get_secret_value(),
             f"sekisho:session:{self._name}:",
             on_lost=lambda why: self._events.record(Event.SESSION_CACHE_LOST, detail=why),
             on_back=lambda: self._events.record(Event.SESSION_CACHE_BACK),
