@@ -174,6 +174,20 @@ def test_a_check_that_crashes_is_a_finding_without_the_errors_text():
     assert "canary" not in finding.seen + finding.do
 
 
+def test_a_crash_on_the_way_to_the_database_or_redis_is_one_too(tmp_path, monkeypatch):
+    from sekisho.cli import doctor
+
+    def crash(*args, **named):
+        raise ValueError("canary")
+
+    monkeypatch.setattr(doctor, "database_checks", crash)
+    monkeypatch.setattr(doctor, "redis_check", crash)
+    status, findings = examine(tmp_path)
+    assert status == 1
+    assert levels(findings)["error"] == {"database", "redis"}
+    assert "canary" not in str(findings)
+
+
 # --- settings ------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """``sekisho settings``: what counts, where it came from, and no secret."""
 
 import json
+import re
 
 import pytest
 
@@ -55,6 +56,17 @@ def test_what_is_set_comes_from_the_environment_though_it_is_the_default(tmp_pat
     assert "canary" not in text + json.dumps(rows)
     assert all(variable in text for variable in VARIABLES)
     assert text.count("environment") == 5
+    assert len(re.findall(r"SEKISHO_(?:ALLOWED_ORIGINS|REDIS_URL) +│ none ", text)) == 2
+
+
+def test_urls_are_masked(tmp_path):
+    env = {"SEKISHO_DATABASE_URL": "postgresql://u:canary@db/app", "SEKISHO_REDIS_URL": "redis://:canary@cache/0"}
+    rows = shown(tmp_path, env)
+    assert rows["DATABASE_URL"] == ("postgresql://***@db/app", "environment")
+    assert rows["REDIS_URL"] == ("redis://***@cache/0", "environment")
+    text = sekisho_here("settings", folder=tmp_path, env=env).out
+    assert "postgresql://***@db/app" in text
+    assert "canary" not in text
 
 
 def test_wrong_settings_are_refused_as_everywhere(tmp_path):
