@@ -98,7 +98,8 @@ class Server:
             options = ["--config", str(_HERE / "gunicorn_conf.py"), "--bind", f"127.0.0.1:{self.port}", self._app]
             command = ["-m", "gunicorn", *options]
         else:
-            command = [str(_HERE / "serve_asgi.py"), self._app, str(self.port), "frozen" if self._frozen else "unfrozen"]
+            collector = "frozen" if self._frozen else "unfrozen"
+            command = [str(_HERE / "serve_asgi.py"), self._app, str(self.port), collector]
         env = {
             "PATH": os.defpath,
             "HOME": str(self._folder),

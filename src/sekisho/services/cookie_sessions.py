@@ -8,7 +8,7 @@ than the logout, revives nothing. Every no that is not a revocation is the datab
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -83,8 +83,11 @@ class CookieSessions:
     cache: SessionCache | None
     _being_touched: set[UUID] = field(default_factory=set, init=False, repr=False)
 
-    async def find(self, cookie: str, caller: Caller) -> Entry:
-        """The live session of a cookie. Raises ``SessionRefused`` and ``StorageUnavailable``."""
+    async def find(self, cookie: str, caller: Callable[[], Caller]) -> Entry:
+        """The live session of a cookie. Raises ``SessionRefused`` and ``StorageUnavailable``.
+
+        ``caller`` is asked once a minute, when the row is told that it is in use.
+        """
         cookie_hash = hash_of(cookie)
         entry = await self._cached(cookie_hash)
         if entry is None:
@@ -150,13 +153,13 @@ class CookieSessions:
             await self.cache.put(cookie_hash, _ENCODER.encode(entry), life_s=ENTRY_LIFE_S)
         return entry
 
-    async def _kept_alive(self, entry: Entry, caller: Caller) -> Entry:
+    async def _kept_alive(self, entry: Entry, caller: Callable[[], Caller]) -> Entry:
         """Slides the idle limit; one write a minute however many requests there are, and less where that is long."""
         idle_s = self.sessions.limits.idle_s
         every_us = min(_TOUCH_EVERY_S, max(1, idle_s // 4)) * MICROSECONDS
         if 0 <= self.sessions.watch.now_us() - entry.used_at_us < every_us or entry.session_id in self._being_touched:
             return entry
-        touch = partial(_touch, entry.session_id, every_us, idle_s * MICROSECONDS, caller)
+        touch = partial(_touch, entry.session_id, every_us, idle_s * MICROSECONDS, caller())
         self._being_touched.add(entry.session_id)
         try:
             session, now_us = await self.storage.write(touch)

@@ -28,7 +28,7 @@ class RedisGrapevine:
         self._on_lost = on_lost
         self._on_back = on_back
         self._lost = False
-        self._pool = redis_pool(url, timeout_s=_TIMEOUT_S)
+        self._pool = redis_pool(url, timeout_s=_TIMEOUT_S, answer_timeout_s=_TIMEOUT_S)
         self._redis: Redis = Redis(connection_pool=self._pool)
         self._untold = False
         self._telling: asyncio.Task[None] | None = None
@@ -87,12 +87,15 @@ class RedisGrapevine:
                     self._on_back()
 
 
-def redis_pool(url: str, *, timeout_s: float) -> ConnectionPool:
-    """Connections without retries of their own. No I/O yet. Raises ``StartRefused`` for a URL that cannot be read."""
+def redis_pool(url: str, *, timeout_s: float, answer_timeout_s: float | None) -> ConnectionPool:
+    """Connections without retries of their own. No I/O yet. Raises ``StartRefused`` for a URL that cannot be read.
+
+    ``timeout_s``: for connecting. ``answer_timeout_s``: for each piece of an answer.
+    """
     try:
         pool = ConnectionPool.from_url(
             url,
-            socket_timeout=timeout_s,
+            socket_timeout=answer_timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,

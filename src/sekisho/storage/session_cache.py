@@ -19,13 +19,14 @@ class RedisSessionCache:
 
     def __init__(self, url: str, prefix: str, *, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
         """``on_lost`` hears why, once, and ``on_back`` once, whenever Redis goes and comes. Raises ``StartRefused``."""
-        self._pool = redis_pool(url, timeout_s=_TIMEOUT_S)
+        # One limit around each command, and none within: redis-py's own costs as much again.
+        self._pool = redis_pool(url, timeout_s=_TIMEOUT_S, answer_timeout_s=None)
         self._redis: Redis = Redis(connection_pool=self._pool)
         self._prefix = prefix.encode("ascii")
         self._on_lost = on_lost
         self._on_back = on_back
         self._lost = False
-        self._wanted: dict[bytes, asyncio.Future[bytes | None]] = {}
+        self._wanted: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._off_until = float("-inf")
 
@@ -33,12 +34,11 @@ class RedisSessionCache:
         """What was put, or None. Requests that are cancelled leave the look-up to the others that wait for it."""
         if self._is_off():
             return None
-        found = self._wanted.get(cookie_hash)
-        if found is None:
-            found = self._wanted[cookie_hash] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._wanted.setdefault(cookie_hash, []).append(found)
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch())
-        return await asyncio.shield(found)
+        return await found
 
     async def put(self, cookie_hash: bytes, entry: bytes, *, life_s: int) -> None:
         """Keeps it for ``life_s`` seconds."""
@@ -62,8 +62,11 @@ class RedisSessionCache:
             try:
                 entries = await self._attempt(self._redis.mget([self._key(one) for one in wanted]))
             finally:  # whatever happens, nobody may wait for ever
-                for number, future in enumerate(wanted.values()):
-                    future.set_result(None if entries is None else entries[number])
+                for number, futures in enumerate(wanted.values()):
+                    entry = None if entries is None else entries[number]
+                    for future in futures:
+                        if not future.done():  # it is, if its request was cancelled
+                            future.set_result(entry)
 
     async def _attempt(self, command: Awaitable[_T]) -> _T | None:
         try:

@@ -6,6 +6,7 @@ One that is there and bad is refused; the next is never tried in its place.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -90,7 +91,7 @@ class Requests:
             raise AuthenticationRequired
         if is_unsafe(request.method):
             self.csrf.expect_token(request, await field_of(request) if form else None)
-        entry = await self.cookie_sessions.find(cookie, self.caller(request))
+        entry = await self.cookie_sessions.find(cookie, partial(self.caller, request))
         return Credential(self._claims(entry), By.SESSION_COOKIE)
 
     def _claims(self, entry: Entry) -> AccessClaims:

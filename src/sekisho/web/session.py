@@ -1,6 +1,7 @@
 """The routes of the cookie session, for pages that are rendered on the server."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -31,7 +32,7 @@ def add_routes(router: APIRouter, flows: Flows, requests: Requests) -> None:
         user = None
         if cookie is not None:
             with suppress(SessionRefused, TokenRevoked):  # a page asks this to know whether to show a login
-                entry = await flows.cookie_sessions.find(cookie, requests.caller(request))
+                entry = await flows.cookie_sessions.find(cookie, partial(requests.caller, request))
                 user = shapes.me(await flows.accounts.current(entry.user_id), entry.session_id)
         return shapes.PageSession(csrf_token=csrf_token, user=user)
 
