@@ -147,7 +147,7 @@ def test_a_rotation_reaches_all_nodes_without_a_restart_and_nobody_notices(serve
         load.kids.clear()
         load.another_round()
         assert load.kids == {waiting}
-        retired = keys(nodes[0], "retire", old, "--force")
+        retired = keys(nodes[0], "retire", old, "--now")
         assert old in retired
         load.another_round()
     assert load.failures == []
@@ -184,7 +184,7 @@ def test_the_commands_work_on_a_secret_as_on_a_file(tmp_path, moto, aws) -> None
     assert waiting in done("rotate", "--now")
     assert (signing()["active"], signing()["verify_only"]) == (waiting, old)
     assert "may be in use until" in refused("retire", old)
-    assert old in done("retire", old, "--force")
+    assert old in done("retire", old, "--now")
     assert signing()["retired"] == old
     aws.faults["*"] = REFUSALS["no permission"]
     assert "GetSecretValue" in refused("rotate", "--now")

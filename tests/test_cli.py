@@ -506,7 +506,7 @@ def test_keys_turn_over_while_a_server_runs_and_nobody_notices(serve, database_u
 
     old_token = _token_of(server, KeySet.from_json(_with_active(key_file, old)))
     assert as_json(server, "token", "inspect", stdin=old_token)["verdict"].startswith("good")
-    said += done(server, "keys", "retire", old, "--force")
+    said += done(server, "keys", "retire", old, "--now")
     assert _keys(server)[old] == "retired"
     assert as_json(server, "token", "inspect", stdin=old_token)["verdict"].startswith("refused: token_key_unknown")
     with a_client(server) as client:

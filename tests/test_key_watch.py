@@ -350,16 +350,18 @@ def test_each_interval_has_one_look_and_nodes_do_not_march_in_step(monkeypatch, 
         watched = Watched(Source(FIRST.to_json()), every_s=every_s)
         watched.watch.start(algorithm="HS256", create=False)
 
-        async def sleep(seconds: float) -> None:
+        async def wait_for(word, seconds: float) -> None:
+            word.close()
             slept.append(seconds)
             assert len(slept) == looks[0] + 1  # a pause before each look
             if len(slept) > 20:
                 raise asyncio.CancelledError
+            raise TimeoutError
 
         async def poll() -> None:
             looks[0] += 1
 
-        monkeypatch.setattr(key_watch.asyncio, "sleep", sleep)
+        monkeypatch.setattr(key_watch.asyncio, "wait_for", wait_for)
         monkeypatch.setattr(watched.watch, "poll", poll)
         with pytest.raises(asyncio.CancelledError):
             await watched.watch.run()
@@ -386,3 +388,44 @@ async def test_the_end_takes_the_alarm_back(source, watched):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert watched.failing == 0
+
+
+# --- keys that leaked ----------------------------------------------------------------------------------------------
+
+
+async def until(holds) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def test_a_signing_key_that_leaked_makes_the_node_look_at_once_and_until_another_signs(monkeypatch):
+    monkeypatch.setattr(key_watch, "_AGAIN_S", 0.001)
+    looks = []
+
+    class Counted(Source):
+        def load(self):
+            looks.append(1)
+            return super().load()
+
+    source = Counted(FIRST.to_json())
+    watched = Watched(source, every_s=3600)
+    watched.watch.start(algorithm="HS256", create=False)
+    running = asyncio.create_task(watched.watch.run())
+    try:
+        watched.watch.withdraw(FIRST.active("refresh").kid)  # none that signs here
+        watched.watch.withdraw(SECOND.active("sign").kid)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(looks) == 1
+        watched.watch.withdraw(FIRST.active("sign").kid)
+        await until(lambda: len(looks) > 4)  # the source does not show yet what was stored
+        third = a_set()
+        source.document = third.to_json()
+        await until(lambda: watched.kid == third.active("sign").kid)
+        seen = len(looks)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert len(looks) == seen
+    finally:
+        running.cancel()

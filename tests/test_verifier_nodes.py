@@ -137,8 +137,7 @@ def test_a_key_that_is_retired_is_refused_at_once_and_for_good(serve, follower):
     with a_client(node) as client:
         person = Person(client).signs_up().logs_in()
     assert outcome(verifier, person) == person.session_id
-    node.run("keys", "rotate", "--now")
-    node.run("keys", "retire", header_of(person.access_token)["kid"], "--force")
+    node.run("keys", "retire", header_of(person.access_token)["kid"], "--now")
     refuses(verifier, person, within_s=2 * AT_ONCE_S)
     late = follower(node.base_url, **named)  # the node may publish the key a while longer
     assert outcome(late, person) in {TokenRevoked, TokenKeyUnknown}

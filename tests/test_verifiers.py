@@ -108,7 +108,7 @@ def _state(folder, env, kid):
 
 def test_without_a_database_there_is_nobody_to_tell(tmp_path):
     kid = _old_key(tmp_path, {})
-    done = sekisho_here("keys", "retire", kid, "--force", folder=tmp_path)
+    done = sekisho_here("keys", "retire", kid, "--now", folder=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert not (tmp_path / "sekisho.db").exists()
 
@@ -118,7 +118,7 @@ def test_a_database_that_is_away_is_told_of_and_the_command_can_be_repeated(tmp_
     assert sekisho_here("db", "upgrade", folder=tmp_path, env=env).status == 0
     kid = _old_key(tmp_path, env)
     private_postgres.stop()
-    done = sekisho_here("keys", "retire", kid, "--force", folder=tmp_path, env=env)
+    done = sekisho_here("keys", "retire", kid, "--now", folder=tmp_path, env=env)
     assert done.status == 1
     assert done.err.count("\n") == 1
     assert "is retired in the key set, but verifiers elsewhere were not told" in done.err

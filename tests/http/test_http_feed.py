@@ -277,8 +277,7 @@ def test_a_key_that_is_retired_is_told_and_stays_in_the_snapshots(small, connect
     tokens = log_in(client)
     credential = credential_for(server)
     with following(server.base_url, credential) as reader:
-        server.run("keys", "rotate", "--now")
-        server.run("keys", "retire", old, "--force")
+        server.run("keys", "retire", old, "--now")
         reader.hears_of(old)
         is_problem(me(client, tokens.access), 401, "invalid_token")
     with following(server.base_url, credential) as reader:
@@ -294,7 +293,7 @@ def test_keys_that_sign_nothing_for_others_are_not_told(small):
     old = keys_of(server).active("refresh").kid
     credential = credential_for(server)
     server.run("keys", "rotate", "--purpose", "refresh", "--now")
-    server.run("keys", "retire", old, "--force")
+    server.run("keys", "retire", old, "--now")
     with following(server.base_url, credential) as reader:
         assert all(old not in event.entries.keys for event in reader.all if event.name == "snapshot")
 

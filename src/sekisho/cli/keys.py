@@ -79,16 +79,26 @@ def rotate(
 @app.command()
 def retire(
     kid: Annotated[str, typer.Argument(help="The key's id, as sekisho keys list shows it.")],
-    force: Annotated[bool, typer.Option("--force", help="Although tokens made with it may still be in use.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="It leaked: at once, although it signs or tokens made with it are in use.")
+    ] = False,
 ) -> None:
-    """Stop accepting what a key has signed."""
+    """Stop accepting what a key has signed.
+
+    With --now the next key signs in its place. A signing key's tokens are refused everywhere within a second, and every
+    session goes on with its next refresh. Without a leaked refresh key everyone has to sign in again; without a leaked
+    CSRF key open pages have to be loaded again.
+    """
     settings, source, document, key_set = _loaded()
     key, time = key_set.find(kid), now_s()
     needed_until = key.state_since + life_s(settings, key.purpose)
-    if key.state == "verify_only" and needed_until > time and not force:
+    if key.state == "verify_only" and needed_until > time and not now:
         raise KeyRefused(
-            f"tokens made with {_named(key)} may be in use until {time_text(needed_until)}: wait, or use --force"
+            f"tokens made with {_named(key)} may be in use until {time_text(needed_until)}: "
+            "wait, or use --now if it leaked"
         )
+    if key.state == "active" and now:
+        key_set = turned(key_set, key.purpose, _algorithm(settings, key.purpose), now=time, at_once=True).key_set
     if key.state != "retired":
         source.store(key_set.retired(kid, now=time).to_json(), expected=document)
     if key.purpose == "sign":

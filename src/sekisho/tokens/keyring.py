@@ -203,7 +203,7 @@ class KeySet:
         """The key is no longer used. The active key cannot be retired: something must sign."""
         key = self.find(kid)
         if key.state == "active":
-            raise KeyRefused(f"key {kid} is active: rotate first, then retire it")
+            raise KeyRefused(f"key {kid} is active: rotate first, then retire it (--now does both)")
         return self._with_states({kid: "retired"}, now=now)
 
     def _with_states(self, new_state: Mapping[str, State], *, now: int) -> "KeySet":

@@ -211,6 +211,7 @@ class Sekisho:
 
     def _withdraw_key(self, kid: str) -> None:
         self.verifier.withdraw_key(kid)
+        self._keys.withdraw(kid)
         self._feed_log.publish({}, [kid])
 
     def _redis_grapevine(self, url: SecretStr | None) -> RedisGrapevine | None:

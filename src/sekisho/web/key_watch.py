@@ -20,6 +20,7 @@ from sekisho.wire import now_s
 
 EVERY_S: Final = 3.0
 LOOK_S: Final = 10.0
+_AGAIN_S: Final = 1.0
 _START_PAUSES_S: Final = (1.0, 2.0)
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class KeyWatch:
         self._failing: str | None = None  # the code of what the last look met
         self._good_at = time.monotonic()
         self._key_set: KeySet | None = None
+        self._withdrawn: set[str] = set()
+        self._word = asyncio.Event()
         self._alarm = Gauge(
             "sekisho_keys_failing",
             "1 while the last look at the keys' source found none that can be used; the last good ones stay in use.",
@@ -89,14 +92,27 @@ class KeyWatch:
         self._take(document, key_set)
         self._well()
 
+    def withdraw(self, kid: str) -> None:
+        """This key leaked. If it signs here, the source has another by now: it is looked at once, and then each second.
+
+        (Not every source shows at once what was stored.)
+        """
+        self._withdrawn.add(kid)
+        if self._signs_in_vain:
+            self._word.set()
+
     async def run(self) -> None:
         """Looks once in each interval, until cancelled. While the source is down or wrong, the last good keys stay."""
-        share = random.uniform(0.1, 1.0)  # noqa: S311 - nodes that were started together must not march in step
+        wait_s = self._every_s * random.uniform(0.1, 1.0)  # noqa: S311 - nodes started together must not march in step
         try:
             while True:
-                await asyncio.sleep(self._every_s * share)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._word.wait(), wait_s)
+                self._word.clear()
                 await self.poll()
-                share = random.uniform(0.9, 1.0)  # noqa: S311 - nor fall into step
+                wait_s = self._every_s * random.uniform(0.9, 1.0)  # noqa: S311 - nor fall into step
+                if self._signs_in_vain:
+                    wait_s = min(wait_s, _AGAIN_S)
         except asyncio.CancelledError:
             self._alarm.set(0)  # nobody is left to take it back, and with several workers its file stays
             raise
@@ -136,6 +152,10 @@ class KeyWatch:
         finally:
             if self._looking.done():
                 self._looking = None
+
+    @property
+    def _signs_in_vain(self) -> bool:
+        return self._key_set is not None and self._key_set.active("sign").kid in self._withdrawn
 
     def _well(self) -> None:
         self._failing = None
