@@ -196,6 +196,7 @@ def test_of_two_functions_that_create_at_once_both_go_on_with_one_set(secret, aw
     def meanwhile(forward: Forward) -> Answer:
         if next(again, False):
             secret.step("createSecret", token)
+            return Answer(400, b'{"__type": "ResourceExistsException"}')  # as AWS does; moto would take the later one
         return forward()
 
     aws.faults["PutSecretValue"] = meanwhile

@@ -248,9 +248,15 @@ async def test_a_database_that_is_down_shows_no_password():
 
 
 def test_only_what_sekisho_says_itself_is_told_alone():
-    with pytest.raises(ZeroDivisionError) as crash, told_alone():
-        1 / 0  # noqa: B018
-    assert crash.value.__traceback__ is not None
+    """A crash keeps its frames: without them nobody would find it."""
+
+    def deep(error: Exception) -> None:
+        raise error
+
+    for error, frames in ((StartRefused("no"), False), (ZeroDivisionError(), True)):
+        with pytest.raises(type(error)) as caught, told_alone():
+            deep(error)
+        assert ("deep" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]) is frames
     with told_alone():
         pass
 
