@@ -424,3 +424,20 @@ def test_the_wheel_holds_no_key_of_anyone(packages):
     for name, content in packages["wheel"].items():
         assert not re.search(rb'"(?:k|d)"\s*:\s*"[A-Za-z0-9_-]{40,}"|BEGIN [A-Z ]*PRIVATE KEY', content), name
         assert not re.search(rb"sekisho_(?:rt|vc)_[A-Za-z0-9_-]{20,}", content), name
+
+
+def test_bodies_and_answers_show_no_secret():
+    secret = "canary-" + secrets.token_hex(8)
+    bodies = [
+        shapes.LoginBody(email="a@example.com", password=secret),
+        shapes.PasswordBody(current_password=secret, new_password=secret),
+        shapes.TokenBody(refresh_token=secret),
+        shapes.TokenPair(access_token=secret, expires_in=1, refresh_token=secret, refresh_expires_in=1),
+        shapes.PageSession(csrf_token=secret, user=None),
+        CookieGrant(cookie=secret, max_age_s=1, session_id=uuid4()),
+        Renewed(access_token=secret, expires_in=1, refresh_token=secret, refresh_expires_in=1),
+        Bearer(refresh_token=secret, user_agent="", peer="", forwarded_for=[]),
+    ]
+    for body in bodies:
+        assert secret not in repr(body)
+        assert secret not in str(body)

@@ -19,11 +19,14 @@ import pytest
 
 from sekisho import KeyRefused, Keyring
 from sekisho.tokens import KeySet, access, jws
+from sekisho.tokens.csrf import CsrfKeys
 from sekisho.tokens.keys import PURPOSES, STATES, Key, generate_key
 from sekisho.tokens.refresh import PREFIX, Position, RefreshKeys
 from sekisho.wire import b64url_decode, b64url_encode, now_s
 from servers.sekisho_server import RunningServer
 from test_serve import PASSWORD, Person, a_client, an_address, claims_of, header_of, is_problem
+
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
 
 
 class World:
@@ -42,6 +45,15 @@ class World:
 
     def sign_in(self) -> None:
         self.person.logs_in()
+        self.client.cookies.clear()
+        visit = self.client.get("/session").json()
+        self.visitors_csrf, self.visitor = visit["csrf_token"], self.client.cookies["sekisho_csrf"]
+        answer = self.client.post(
+            "/session",
+            json={"email": self.person.email, "password": PASSWORD},
+            headers=OWN_PAGE | {"X-CSRF-Token": self.visitors_csrf},
+        )
+        self.csrf, self.session = answer.json()["csrf_token"], self.client.cookies["sekisho_session"]
         self.client.cookies.clear()
 
     @property
@@ -78,6 +90,10 @@ class World:
         held = Key(kid or key.kid, key.material, "refresh")
         return RefreshKeys(held, [held]).make(uuid.UUID(self.claims["sid"]), Position(0, 0), bytes(16))
 
+    def csrf_by(self, key: Key) -> str:
+        """A CSRF token for its session, made with another key."""
+        return CsrfKeys(Key(key.kid, key.material, "csrf"), []).make("session", self.session)
+
     def mac_by(self, key: Key) -> str:
         """A refresh token whose tag is a plain MAC with the key itself."""
         text = self.person.refresh_token.removeprefix(PREFIX)
@@ -97,6 +113,8 @@ def kid(world: World, purpose: str) -> str:
 
 ACCESS, OLD_ACCESS, REFRESH = "access token", "expired access token", "refresh token"
 VERIFIER, DEVICE = "verifier's credential", "device token"
+SESSION, VISITOR = "session cookie", "visitor's cookie"
+CSRF, OLD_CSRF = "CSRF token", "CSRF token of before the login"
 
 KINDS: dict[str, Callable[[World], str]] = {
     ACCESS: lambda w: w.person.access_token,
@@ -104,6 +122,17 @@ KINDS: dict[str, Callable[[World], str]] = {
     REFRESH: lambda w: w.person.refresh_token,
     VERIFIER: lambda w: w.credential,
     DEVICE: lambda w: w.device,
+    SESSION: lambda w: w.session,
+    VISITOR: lambda w: w.visitor,
+    CSRF: lambda w: w.csrf,
+    OLD_CSRF: lambda w: w.visitors_csrf,
+    "session cookie that nobody has": lambda w: secrets.token_urlsafe(32),
+    "hash of the session cookie": lambda w: b64url_encode(hashlib.sha256(w.session.encode()).digest()),
+    **{
+        f"CSRF token by the {purpose} key": (lambda w, purpose=purpose: w.csrf_by(key(w, purpose)))
+        for purpose in ("sign", "refresh")
+    },
+    "CSRF token of another issuer": lambda w: w.csrf_by(w.strangers_keys.active("csrf")),
     # JWTs of ours that are no access tokens
     "ID token": lambda w: w.jwt("JWT"),
     "logout token": lambda w: w.jwt("logout+jwt"),
@@ -161,6 +190,7 @@ class Door:
     opens: Callable[[httpx2.Response, str], None]
     refuses: Callable[[httpx2.Response, str], None]
     ends_the_session: bool = False
+    ends_the_cookies_session: bool = False
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -174,9 +204,9 @@ def answers(status: int) -> Callable[[httpx2.Response, str], None]:
     return check
 
 
-def refuses(code: str) -> Callable[[httpx2.Response, str], None]:
+def refuses(code: str, status: int = 401) -> Callable[[httpx2.Response, str], None]:
     def check(response: httpx2.Response, text: str) -> None:
-        is_problem(response, 401, code)
+        is_problem(response, status, code)
         assert text not in response.text
 
     return check
@@ -221,6 +251,21 @@ def log_in(world: World, text: str) -> httpx2.Response:
             json={"email": world.other.email, "password": PASSWORD},
             headers={"Cookie": f"sekisho_device={text}"},
         )
+    finally:
+        world.client.cookies.clear()
+
+
+def by_cookie(world: World, method: str, path: str, *, token: str = "", **cookies: str) -> httpx2.Response:
+    """From a page of the service's own, with these cookies and, if there is one, a CSRF token."""
+    shown = "; ".join(f"sekisho_{name}={value}" for name, value in cookies.items())
+    headers = OWN_PAGE | {"Cookie": shown} | ({"X-CSRF-Token": token} if token else {})
+    body = (
+        {"email": world.other.email, "password": "not the password"}
+        if path == "/session" and method == "POST"
+        else None
+    )
+    try:
+        return world.client.request(method, path, json=body, headers=headers)
     finally:
         world.client.cookies.clear()
 
@@ -282,6 +327,63 @@ DOORS: dict[str, Door] = {
         opens=answers(200),
         refuses=refuses("verifier_refused"),
     ),
+    **{
+        f"session cookie at {method} {path}": Door(
+            opens_for={SESSION},
+            knock=lambda w, text, method=method, path=path: by_cookie(w, method, path, session=text),
+            opens=answers(200),
+            refuses=refuses("session_refused"),
+        )
+        for method, path in [("GET", "/me"), ("GET", "/sessions")]
+    },
+    "session cookie at DELETE /session": Door(
+        opens_for={SESSION},
+        knock=lambda w, text: by_cookie(w, "DELETE", "/session", session=text, token=w.csrf),
+        opens=answers(204),
+        refuses=refuses("csrf_refused", 403),  # whose token is bound to another cookie, before anyone looks it up
+        ends_the_cookies_session=True,
+    ),
+    "X-CSRF-Token at DELETE /sessions/…": Door(
+        opens_for={CSRF},
+        knock=lambda w, text: by_cookie(w, "DELETE", f"/sessions/{uuid.uuid4()}", session=w.session, token=text),
+        opens=refuses("session_not_found", 404),  # past the door
+        refuses=refuses("csrf_refused", 403),
+    ),
+    "X-CSRF-Token at POST /session, before the login": Door(
+        opens_for={OLD_CSRF},
+        knock=lambda w, text: by_cookie(w, "POST", "/session", csrf=w.visitor, token=text),
+        opens=refuses("wrong_credentials"),  # past the door
+        refuses=refuses("csrf_refused", 403),
+    ),
+    "visitor's cookie at POST /session": Door(
+        opens_for={VISITOR},
+        knock=lambda w, text: by_cookie(w, "POST", "/session", csrf=text, token=w.visitors_csrf),
+        opens=refuses("wrong_credentials"),
+        refuses=refuses("csrf_refused", 403),
+    ),
+    "access cookie at GET /me": Door(
+        opens_for={ACCESS},
+        knock=lambda w, text: by_cookie(w, "GET", "/me", access=text),
+        opens=answers(200),
+        refuses=refuses("invalid_token"),
+    ),
+    "access cookie at POST /logout": Door(
+        opens_for={ACCESS, OLD_ACCESS},
+        knock=lambda w, text: by_cookie(w, "POST", "/logout", access=text),
+        opens=answers(204),
+        refuses=refuses("invalid_token"),
+        ends_the_session=True,
+    ),
+    **{
+        f"refresh cookie at POST {path}": Door(
+            opens_for={REFRESH},
+            knock=lambda w, text, path=path: by_cookie(w, "POST", path, refresh=text),
+            opens=answers(200 if path == "/refresh" else 204),
+            refuses=refuses("refresh_refused"),
+            ends_the_session=path == "/logout",
+        )
+        for path in ("/refresh", "/logout")
+    },
     "device cookie at POST /login": Door(
         opens_for={DEVICE},
         knock=log_in,
@@ -328,7 +430,7 @@ def test_a_door_opens_for_its_own_kinds_and_no_other(world: World, door: str) ->
         with of(f"{kind} at {door}"):
             at.opens(at.knock(world, text), text)
             assert (world.person.me().status_code == 200) is not at.ends_the_session
-        if at.ends_the_session:
+        if at.ends_the_session or at.ends_the_cookies_session:
             world.sign_in()
 
 
@@ -357,6 +459,10 @@ def test_a_key_of_one_purpose_is_refused_for_the_others(key_set: KeySet, purpose
         for used in ([one], [right, one]):
             with pytest.raises(KeyRefused, match="not a refresh key"):
                 RefreshKeys(right, used)
+    if purpose != "csrf":
+        for active, used in ((one, []), (key_set.active("csrf"), [one])):
+            with pytest.raises(KeyRefused, match="not a CSRF key"):
+                CsrfKeys(active, used)
     if purpose != "sign":
         with pytest.raises(KeyRefused, match=f"is for {purpose}"):
             Keyring([key_set.active("sign"), one])

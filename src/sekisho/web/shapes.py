@@ -23,7 +23,9 @@ class Credentials(_Strict):
     """An account's address and password."""
 
     email: str = Field(examples=["alice@example.com"])
-    password: str = Field(examples=["correct horse battery staple!"], json_schema_extra={"format": "password"})
+    password: str = Field(
+        repr=False, examples=["correct horse battery staple!"], json_schema_extra={"format": "password"}
+    )
 
 
 class LoginBody(Credentials):
@@ -35,14 +37,14 @@ class LoginBody(Credentials):
 class TokenBody(_Strict):
     """A refresh token, or nothing where the header or a cookie has one."""
 
-    refresh_token: str = Field(default="", examples=["sekisho_rt_…"])
+    refresh_token: str = Field(default="", repr=False, examples=["sekisho_rt_…"])
 
 
 class PasswordBody(_Strict):
     """The password as it is and as it is to be."""
 
-    current_password: str = Field(json_schema_extra={"format": "password"})
-    new_password: str = Field(json_schema_extra={"format": "password"})
+    current_password: str = Field(repr=False, json_schema_extra={"format": "password"})
+    new_password: str = Field(repr=False, json_schema_extra={"format": "password"})
 
 
 class Account(BaseModel):
@@ -55,10 +57,10 @@ class Account(BaseModel):
 class TokenPair(BaseModel):
     """What login and refresh answer (RFC 6749 §5.1). Lifetimes in seconds from now."""
 
-    access_token: str
+    access_token: str = Field(repr=False)
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - RFC 6750's word, not a password
     expires_in: int = Field(examples=[900])
-    refresh_token: str
+    refresh_token: str = Field(repr=False)
     refresh_expires_in: int = Field(examples=[604800])
 
 
@@ -83,7 +85,7 @@ class Me(BaseModel):
 class PageSession(BaseModel):
     """What a page needs: who is signed in, and what to send back as X-CSRF-Token with what changes something."""
 
-    csrf_token: str
+    csrf_token: str = Field(repr=False)
     user: Me | None
 
 
