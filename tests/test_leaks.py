@@ -10,6 +10,7 @@ import json
 import logging
 import pickle
 import re
+import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -30,6 +31,7 @@ from rich.traceback import Traceback
 from sekisho import Verifier
 from sekisho.errors import SekishoError, StartRefused, told_alone
 from sekisho.services.caller import Caller
+from sekisho.services.cookie_sessions import CookieGrant
 from sekisho.services.mint import Grant
 from sekisho.services.throttle import Throttle
 from sekisho.sources import EnvSource, FileSource
@@ -37,7 +39,8 @@ from sekisho.storage.engine import Database
 from sekisho.storage.redis import RedisGrapevine
 from sekisho.storage.rows import User
 from sekisho.tokens import KeySet
-from sekisho.web import Sekisho, Settings
+from sekisho.verify.renewal import Bearer, Renewed
+from sekisho.web import Sekisho, Settings, shapes
 from sekisho.wire import now_s
 
 ROOT = Path(__file__).parent.parent
