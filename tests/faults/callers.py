@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from history import Call, History, Place
+from history import NOBODY, Call, History, Place
 
 from sekisho.errors import RefreshTokenInvalid
 from sekisho.tokens.keyring import KeySet
 from sekisho.tokens.refresh import RefreshKeys
 
 PASSWORD = "a gate on the old road"
+SESSION_COOKIE = "__Host-sekisho_session"
 
 
 class Door(Protocol):
@@ -137,6 +138,14 @@ class Caller:
         body = {"current_password": self.password, "new_password": new}
         return self._call(door, "POST /password", body, bearer=self.access_token)
 
+    def ends(self, session: str, door: Door | None = None) -> Call:
+        """Another session of the same account, from the list of devices."""
+        path = f"/sessions/{session}"
+        return self._call(door, "DELETE /sessions", path=path, bearer=self.access_token, session=session)
+
+    def log_out_everywhere(self, door: Door | None = None) -> Call:
+        return self._call(door, "POST /logout/all", bearer=self.access_token)
+
     def thief(self, name: str = "thief") -> "Caller":
         """Somebody else who holds what this browser holds now."""
         thief = Caller(name, history=self._history, keys=self._keys, names=self._names, door=self.door)
@@ -149,21 +158,28 @@ class Caller:
         what: str,
         body: Mapping[str, str] | None = None,
         *,
+        path: str = "",
         bearer: str = "",
+        session: str = "",
+        extra: Mapping[str, str] | None = None,
         tab: str = "",
         agent: str = "",
         **how: Any,
     ) -> Call:
+        """``path`` and ``session`` where neither ``what`` nor a credential tells them."""
         door = door or self.door
         headers = {"X-Forwarded-For": self._address, "User-Agent": agent or self.who, "Connection": "close"}
+        headers.update(extra or {})
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
-        method, _, path = what.partition(" ")
-        sent, ended, reply = send(door, method, path, headers=headers, body=body, **how)
+        method, _, route = what.partition(" ")
+        sent, ended, reply = send(door, method, path or route, headers=headers, body=body, **how)
         got = reply.body if reply is not None and reply.status == 200 else {}
         body = body or {}
         presented = self._keys.place(body["refresh_token"]) if "refresh_token" in body else None
         received = self._keys.place(got["refresh_token"]) if "refresh_token" in got else None
+        cookie = f"{SESSION_COOKIE}=" in headers.get("Cookie", "")
+        user = got.get("user")
         call = Call(
             who=f"{self.who}/{tab}" if tab else self.who,
             what=what,
@@ -171,19 +187,68 @@ class Caller:
             node=self._names(door),
             answered=None if reply is None else ended,
             status=None if reply is None else reply.status,
-            code="" if reply is None else reply.body.get("code", ""),
-            session=next((place.session for place in (received, presented) if place), _session_of(bearer)),
+            code=NOBODY if cookie and "user" in got and user is None else reply.body.get("code", "") if reply else "",
+            session=(user or {}).get("session_id")
+            or next((place.session for place in (received, presented) if place), session or _session_of(bearer)),
             email=body.get("email", self.email if what in {"POST /password", "POST /logout/all"} else ""),
             password=body.get("new_password") or body.get("password", ""),
             presented=presented,
             received=received,
+            cookie=cookie,
             clears=reply is not None and reply.clears,
         )
         with self._storage:  # what is stored last is what is written down last
             self._history.add(call)
-            if "refresh_token" in got:
-                self.access_token, self.refresh_token = got["access_token"], got["refresh_token"]
+            if reply is not None and reply.status == 200:
+                self._keep(reply)
         return call
+
+    def _keep(self, reply: Reply) -> None:
+        """What the browser stores of an answer."""
+        if "refresh_token" in reply.body:
+            self.access_token, self.refresh_token = reply.body["access_token"], reply.body["refresh_token"]
+
+
+class Visitor(Caller):
+    """A browser with pages that the server renders: it keeps a session cookie, and that after its logout, too."""
+
+    def __init__(self, who: str, **named: Any) -> None:
+        super().__init__(who, **named)
+        self.cookies: dict[str, str] = {}
+        self._csrf_token = ""
+        self._session = ""
+
+    @property
+    def session(self) -> str:
+        return self._session
+
+    def log_in(self, door: Door | None = None, *, password: str = "") -> Call:
+        self.page(door)  # for the CSRF token
+        return self._by_cookie(door, "POST /session", {"email": self.email, "password": password or self.password})
+
+    def page(self, door: Door | None = None) -> Call:
+        return self._by_cookie(door, "GET /session")
+
+    def me(self, door: Door | None = None, *, token: str = "") -> Call:
+        assert not token
+        return self._by_cookie(door, "GET /me")
+
+    def log_out(self, door: Door | None = None, **how: Any) -> Call:
+        return self._by_cookie(door, "DELETE /session", **how)
+
+    def _by_cookie(self, door: Door | None, what: str, body: Mapping[str, str] | None = None, **how: Any) -> Call:
+        extra = {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
+        if not what.startswith("GET"):
+            extra.update({"X-CSRF-Token": self._csrf_token, "Sec-Fetch-Site": "same-origin"})
+        return self._call(door, what, body, extra=extra, session=self._session, **how)
+
+    def _keep(self, reply: Reply) -> None:
+        for header in reply.headers.get_all("set-cookie", []):
+            name, _, value = header.partition(";")[0].partition("=")
+            self.cookies[name] = value
+        self._csrf_token = reply.body.get("csrf_token", self._csrf_token)
+        if reply.body.get("user"):
+            self._session = reply.body["user"]["session_id"]
 
 
 def _session_of(access_token: str) -> str:

@@ -1,6 +1,7 @@
 """What callers did and were answered, and the invariants I1 to I6 that every such history has to keep.
 
-I1  what was acknowledged as ended stays ended: no refresh after it, no access token a second after it
+I1  what was acknowledged as ended stays ended: no refresh after it, no access token a second after it, nor a session
+    cookie, which the node that ended it refuses at once
 I2  no honest session ends without a cause; none without a thief ends for theft
 I3  a token presented honestly never has two different successors that live
 I4  an acknowledged sign-up or change of password is there, once
@@ -17,12 +18,16 @@ from typing import Final, NamedTuple
 
 W: Final = 30.0
 BOUND_S: Final = 1.0  # of the revocation feed
+NOBODY: Final = "nobody"  # what GET /session says instead of 401
 # What has to have been called for a session to end with this cause. No test lets a session end in another way.
 _CAUSES: Final = {
-    "logout": "POST /logout",
-    "logout_all": "POST /logout/all",
-    "password_changed": "POST /password",
+    "logout": {"POST /logout", "DELETE /session"},
+    "logout_all": {"POST /logout/all"},
+    "password_changed": {"POST /password"},
+    "ended_by_user": {"DELETE /sessions"},
 }
+_LOGINS: Final = {"POST /login", "POST /session"}
+_ENDS: Final = {"POST /logout", "DELETE /session", "DELETE /sessions"}  # of one session, the call's
 
 
 class Place(NamedTuple):
@@ -49,6 +54,7 @@ class Call:
     password: str = ""
     presented: Place | None = None
     received: Place | None = None
+    cookie: bool = False  # a session cookie was shown, a genuine one
     clears: bool = False
 
     @property
@@ -63,6 +69,20 @@ class Call:
     def ok(self) -> bool:
         return self.status is not None and self.status < 300
 
+    @property
+    def refused(self) -> bool:
+        """Whether somebody with a genuine credential was told that the session is over."""
+        if self.what == "POST /refresh":
+            return self.status == 401 and self.presented is not None
+        return self.cookie and (self.status == 401 or self.code == NOBODY)
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether an access token or a session cookie was taken."""
+        return self.ok and (
+            self.what == "GET /me" or (self.what == "GET /session" and self.cookie and not self.refused)
+        )
+
 
 @dataclass
 class History:
@@ -71,6 +91,7 @@ class History:
     window_s: float = W
     calls: list[Call] = field(default_factory=list)
     aged: list[tuple[float, str, float]] = field(default_factory=list)
+    blind: list[tuple[float, float]] = field(default_factory=list)  # from when to when no node could read the feed
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, call: Call) -> None:
@@ -80,6 +101,11 @@ class History:
     def time(self, at: float, session: str) -> float:
         """When that was for the session, whose row may have been made older since."""
         return at + sum(seconds for when, aged, seconds in self.aged if aged == session and when <= at)
+
+    def seeing(self, start: float, end: float) -> float:
+        """How many of these seconds the nodes could read the feed."""
+        blind = sum(max(0.0, min(end, until) - max(start, since)) for since, until in self.blind)
+        return end - start - blind
 
 
 class SessionRow(NamedTuple):
@@ -125,23 +151,28 @@ def _final(history: History, rows: Snapshot, lost: Collection[str]) -> Iterator[
             yield f"I1 {session} ended ({end.what} {end.status}) and lives in the database"
         assert end.answered is not None
         for call in history.calls:
-            if call.session != session or not call.ok or call.what == "POST /logout":
+            if call.session != session or not call.ok or call.what in _ENDS or call.sent <= end.answered:
                 continue
-            if call.what == "POST /refresh" and call.sent > end.answered:
+            if call.what == "POST /refresh":
                 yield f"I1 {call.who} refreshed {session} at {call.node} after its end"
-            elif call.what == "GET /me" and call.sent > end.answered + BOUND_S:
-                yield f"I1 {call.node} took an access token of {session} {call.sent - end.answered:.1f} s after its end"
+            elif call.lets_in and history.seeing(end.answered, call.sent) > _bound_s(end, call):
+                shown = "a cookie" if call.cookie else "an access token"
+                yield f"I1 {call.node} took {shown} of {session} {call.sent - end.answered:.1f} s after its end"
+
+
+def _bound_s(end: Call, call: Call) -> float:
+    """How long after an end a call may still be let in. Only what is told from node to node takes its time."""
+    return 0.0 if call.cookie and not end.refused and end.node == call.node else BOUND_S
 
 
 def _acknowledged_ends(history: History) -> Iterator[tuple[Call, str]]:
-    """Who said so, and the session: logouts, and refusals of genuine tokens, which say that the session is over."""
+    """Who said so, and the session: logouts, and refusals of genuine credentials, which say that it is over."""
     for call in history.calls:
-        refused = call.what == "POST /refresh" and call.status == 401 and call.presented is not None
-        if refused or (call.what == "POST /logout" and call.ok):
+        if call.refused or (call.what in _ENDS and call.ok):
             yield call, call.session
         elif call.what in {"POST /logout/all", "POST /password"} and call.ok:
             assert call.answered is not None
-            of_user = {c.session for c in history.calls if c.email == call.email and c.what == "POST /login" and c.ok}
+            of_user = {c.session for c in history.calls if c.email == call.email and c.what in _LOGINS and c.ok}
             opened_before = {
                 c.session for c in history.calls if c.session in of_user and (c.answered or call.sent) < call.sent
             }
@@ -149,7 +180,7 @@ def _acknowledged_ends(history: History) -> Iterator[tuple[Call, str]]:
 
 
 def _caused(history: History, rows: Snapshot, lost: Collection[str]) -> Iterator[str]:
-    known = {call.session for call in history.calls if call.what in {"POST /login", "POST /password"} and call.ok}
+    known = {call.session for call in history.calls if call.what in {*_LOGINS, "POST /password"} and call.ok}
     for session in sorted(known - set(lost)):
         row = rows.session(session)
         of_session = [call for call in history.calls if call.session == session]
@@ -159,10 +190,10 @@ def _caused(history: History, rows: Snapshot, lost: Collection[str]) -> Iterator
             of_user = {call.email for call in of_session if call.email}
             asked = {call.what for call in history.calls if call.session == session or call.email in of_user}
             stolen = not all(call.honest for call in of_session)
-            if not (stolen if row.cause == "theft" else _CAUSES.get(row.cause) in asked):
+            if not (stolen if row.cause == "theft" else _CAUSES.get(row.cause, set()) & asked):
                 yield f"I2 {session} ended with cause {row.cause!r}, and nobody did that"
         else:
-            refused = [c for c in of_session if c.what == "POST /refresh" and c.status == 401 and c.honest]
+            refused = [call for call in of_session if call.refused and call.honest]
             yield from (f"I2 {call.who} was refused at {call.node}, and {session} lives" for call in refused)
 
 
@@ -211,7 +242,7 @@ def _present(history: History, rows: Snapshot, lost: Collection[str]) -> Iterato
         if call.what == "POST /password" and call.ok:
             assert call.answered is not None
             for login in history.calls:
-                if login.what != "POST /login" or login.email != call.email or login.sent < call.answered:
+                if login.what not in _LOGINS or login.email != call.email or login.sent < call.answered:
                     continue
                 if login.status == (401 if login.password == call.password else 200):
                     yield f"I4 {call.email} changed the password, and a login was answered {login.status}"

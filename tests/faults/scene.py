@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx2
 import pytest
-from callers import Caller, Door, Keys
+from callers import Caller, Door, Keys, Visitor
 from history import History, SessionRow, Snapshot, W, violations
 from outsiders import Rows, keys_of
 
@@ -61,6 +61,14 @@ class Scene:
         logged_in = caller.log_in()
         assert logged_in.status == 200, logged_in
         return caller
+
+    def visitor(self, who: str = "visitor", *, door: Door | None = None, account_of: Caller | None = None) -> Visitor:
+        """A browser that keeps a session cookie; of an account of its own, unless told. Nobody has signed in yet."""
+        keys = {"history": self.history, "keys": self._keys, "names": self._named}
+        visitor = Visitor(who, **keys, door=door or self.nodes[0])
+        if account_of is not None:
+            visitor.email, visitor.password = account_of.email, account_of.password
+        return visitor
 
     def stolen(self, name: str) -> tuple[Caller, Caller, Caller]:
         """The owner, the thief, who was given a branch, and a friend with the token that the branch displaced.

@@ -44,6 +44,23 @@ PASSWORD = Call(
     who="owner", what="POST /password", sent=5, answered=6, status=200, session="s2", email=EMAIL, password="new"
 )
 OTHER = SessionRow("s2", "u1")
+PAGE = Call(
+    who="visitor", what="POST /session", sent=0, answered=1, status=200, session="s3", email=EMAIL, password="old"
+)
+PAGE_ROW = SessionRow("s3", "u1")
+PAGE_ENDED = PAGE_ROW._replace(ended=True, cause="logout")
+
+
+def by_cookie(what: str, sent: float, status: int | None, **named) -> Call:
+    answered = None if status is None else sent + 0.1
+    named = {"who": "visitor", "answered": answered, "session": "s3", "cookie": True, "node": "node 1", **named}
+    return Call(what=what, sent=sent, status=status, **named)
+
+
+PAGE_ELSEWHERE = PAGE_ENDED._replace(cause="ended_by_user")
+PAGE_LOGOUT = by_cookie("DELETE /session", 5, 204)
+BLIND = [(7.5, 12.5)]  # the database was away
+NOBODY = {"status": 200, "code": "nobody"}
 CHANGED = {"sessions": [LIVE._replace(ended=True, cause="password_changed"), OTHER], "revoked": {SESSION}}
 
 GOOD = {
@@ -62,6 +79,31 @@ GOOD = {
         database(**CHANGED),
     ),
     "a failure": ([called("POST /refresh", 2, 503)], database()),
+    "a page": ([PAGE, by_cookie("GET /me", 2, 200), by_cookie("GET /session", 3, 200)], database(PAGE_ROW)),
+    "a page's logout": (
+        [
+            PAGE,
+            PAGE_LOGOUT,
+            by_cookie("GET /me", 5.05, 200),
+            by_cookie("GET /me", 6, 200, node="node 2"),
+            by_cookie("GET /me", 5.2, 401),
+            by_cookie("GET /session", 7, **NOBODY),
+            by_cookie("DELETE /session", 8, 204),
+        ],
+        database(PAGE_ENDED),
+    ),
+    "a page ended from another device": (
+        [PAGE, by_cookie("DELETE /sessions", 5, 204, cookie=False)],
+        database(PAGE_ELSEWHERE),
+    ),
+    "a page after a long outage": (
+        [PAGE, by_cookie("DELETE /session", 7, 204), by_cookie("GET /me", 12.9, 200, node="node 2")],
+        database(PAGE_ENDED),
+    ),
+    "a page without an answer": (
+        [PAGE, by_cookie("GET /me", 2, 503), by_cookie("GET /me", 3, None)],
+        database(PAGE_ROW),
+    ),
 }
 
 BAD = {
@@ -102,11 +144,58 @@ BAD = {
     ),
     "I6 .* was answered 503 and clears": ([called("POST /logout", 2, 503, clears=True)], database()),
     "I6 .* crashed": ([called("POST /refresh", 2, 500)], database()),
+    "I1 node 1 took a cookie of s3 0.1 s after": (
+        [PAGE, PAGE_LOGOUT, by_cookie("GET /me", 5.2, 200)],
+        database(PAGE_ENDED),
+    ),
+    "I1 node 2 took a cookie of s3 1.2 s after": (
+        [PAGE, PAGE_LOGOUT, by_cookie("GET /me", 6.3, 200, node="node 2")],
+        database(PAGE_ENDED),
+    ),
+    "I1 node 3 took a cookie of s3 2.1 s after": (  # revived by the page itself
+        [PAGE, PAGE_LOGOUT, by_cookie("GET /session", 7.2, 200, node="node 3")],
+        database(PAGE_ENDED),
+    ),
+    "I1 node 2 took a cookie of s3 6.2 s after": (  # the outage counts, and the time after it, too
+        [PAGE, by_cookie("DELETE /session", 7, 204), by_cookie("GET /me", 13.3, 200, node="node 2")],
+        database(PAGE_ENDED),
+    ),
+    "I1 node 2 took a cookie of s3 4.9 s after": (  # refused and taken again
+        [PAGE, by_cookie("GET /session", 2, **NOBODY), by_cookie("GET /me", 7, 200, node="node 2")],
+        database(PAGE_ROW),
+    ),
+    "I1 node 1 took a cookie of s3 3.9 s after": (
+        [PAGE, by_cookie("DELETE /sessions", 5, 204, cookie=False), by_cookie("GET /me", 9, 200)],
+        database(PAGE_ELSEWHERE),
+    ),
+    "I1 s3 ended .DELETE /session 204. and lives": ([PAGE, PAGE_LOGOUT], database(PAGE_ROW)),
+    "I1 s3 ended .DELETE /sessions 204. and lives": (
+        [PAGE, by_cookie("DELETE /sessions", 5, 204, cookie=False)],
+        database(PAGE_ROW),
+    ),
+    "I2 visitor was refused at node 1": ([PAGE, by_cookie("GET /me", 2, 401)], database(PAGE_ROW)),
+    "I2 visitor was refused at node 2": (
+        [PAGE, by_cookie("GET /session", 2, node="node 2", **NOBODY)],
+        database(PAGE_ROW),
+    ),
+    "I2 s3 ended with cause 'logout'": ([PAGE, by_cookie("GET /me", 2, 200)], database(PAGE_ENDED)),
+    "I2 s3 ended with cause 'ended_by_user'": ([PAGE, PAGE_LOGOUT], database(PAGE_ELSEWHERE)),
+    "I2 s3 is gone": ([PAGE], database(sessions=[])),
+    "I4 .* changed the password, and a login was answered 200": (
+        [PASSWORD, by_cookie("POST /session", 7, 200, email=EMAIL, password="old", cookie=False)],
+        database(**CHANGED),
+    ),
+    "I6 DELETE /session was answered 503 and clears": (
+        [PAGE, by_cookie("DELETE /session", 2, 503, clears=True)],
+        database(PAGE_ROW),
+    ),
+    "I6 GET /me at node 1 crashed": ([PAGE, by_cookie("GET /me", 2, 500)], database(PAGE_ROW)),
 }
 
 
 def found_in(calls: list[Call], rows: Snapshot) -> list[str]:
-    return violations(History(calls=[SIGN_UP, LOGIN, *calls]), rows)
+    opened = [LOGIN] if PAGE not in calls else []
+    return violations(History(calls=[SIGN_UP, *opened, *calls], blind=BLIND), rows)
 
 
 @pytest.mark.parametrize("what", GOOD)
