@@ -106,9 +106,8 @@ class Load:
 def failing(server: RunningServer) -> float:
     with a_client(server) as client:
         metrics = client.get("/metrics").text
-    found = re.search(r"^sekisho_keys_failing(?:\{.*\})? (\S+)$", metrics, re.MULTILINE)
-    assert found, metrics
-    return float(found[1])
+    [value] = re.findall(r"^sekisho_keys_failing(.*)$", metrics, re.MULTILINE)  # one, whatever the workers
+    return float(value)
 
 
 def told(server: RunningServer) -> list[tuple[str, str]]:
@@ -193,6 +192,13 @@ def test_the_commands_work_on_a_secret_as_on_a_file(tmp_path, moto, aws) -> None
     before = signing()
     assert "UpdateSecretVersionStage" in refused("rotate", "--now")
     assert signing() == before
+
+
+def test_the_role_of_the_settings_is_the_one_that_reads(tmp_path, aws, secret) -> None:
+    role = "arn:aws:iam::123456789012:role/sekisho-keys"
+    env = aws_env(aws, secret, SEKISHO_AWS_ROLE_ARN=role, AWS_ENDPOINT_URL_STS=aws.base_url)
+    assert sekisho_here("keys", "list", folder=tmp_path, env=env).status == 0
+    assert aws.calls == {"AssumeRole": 1, "GetSecretValue": 1}
 
 
 # --- AWS in trouble ------------------------------------------------------------------------------------------------

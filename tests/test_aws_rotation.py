@@ -236,18 +236,26 @@ def test_the_command_line_takes_over_and_the_rotation_ends(secret) -> None:
     assert secret.document == after
 
 
-def test_a_promotion_between_look_and_finish_is_seen(secret, aws) -> None:
+@pytest.mark.parametrize(
+    ("operation", "number"), [("GetSecretValue", 1), ("GetSecretValue", 2), ("UpdateSecretVersionStage", 1)]
+)
+def test_a_promotion_at_any_moment_of_the_last_step_is_seen(secret, aws, operation, number) -> None:
+    """After the look at what is current, after that at what is pending, and before the label moves."""
     token = secret.begin()
     for step in STEPS[:3]:
         secret.step(step, token)
     theirs = secret.key_set.with_next("csrf", "HS256", now=now_s())[0].to_json()
+    calls = count(1)
 
     def meanwhile(forward: Forward) -> Answer:
-        secret.edit(theirs)
-        return forward()
+        answer = forward() if operation == "GetSecretValue" else None
+        if next(calls) == number:
+            secret.edit(theirs)
+        return answer or forward()
 
-    aws.faults["UpdateSecretVersionStage"] = meanwhile
+    aws.faults[operation] = meanwhile
     assert "changed meanwhile" in refusal(lambda: secret.step("finishSecret", token))
+    aws.faults.clear()
     assert secret.document == theirs
 
 
