@@ -1,6 +1,7 @@
 """The rotation function, called as Secrets Manager calls it: four steps, any of which may come twice or be the last."""
 
 import io
+import itertools
 import json
 import logging
 import urllib.request
@@ -290,12 +291,15 @@ def test_a_set_whose_keys_do_not_work_is_never_promoted(secret, monkeypatch) -> 
 def test_aws_in_trouble_ends_no_rotation(secret, aws) -> None:
     token = secret.begin()
     secret.step("createSecret", token)
-    for step in STEPS[2:]:
-        aws.faults["GetSecretValue"] = aws_proxy.throttled
+    for step, passing in itertools.product(STEPS[2:], (0, 1)):  # the look at the current set passes, or not even that
+        calls = count()
+        aws.faults["GetSecretValue"] = lambda forward, calls=calls, passing=passing: (
+            forward() if next(calls) < passing else aws_proxy.throttled(forward)
+        )
         refusal(lambda it=step: secret.step(it, token))
         aws.faults.clear()
         assert "AWSPENDING" in secret.labels()[token]
-        secret.step(step, token)
+    secret.step("finishSecret", token)
     assert secret.states() == ["active", "next"]
 
 

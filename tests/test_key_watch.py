@@ -309,6 +309,7 @@ def test_a_look_that_hangs_does_not_hold_up_the_end():
     began = time.monotonic()
     asyncio.run(ends())  # with the default executor it would wait for the thread here
     assert time.monotonic() - began < 5
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "sekisho-keys"] == [True]
     source.go_on.set()
 
 
