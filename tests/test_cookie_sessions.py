@@ -271,7 +271,7 @@ async def test_with_an_old_view_a_yes_for_an_ended_session_is_not_heard(world):
     await world.ends(cookie)
     node.now += FRESH_S + 0.01
     await refuses(node, cookie)
-    assert await world.kept(cookie) is not None, "it is there to be heard"
+    assert node.flow.asked == (1, 2, 0)  # of the cache, and of the database
 
 
 async def test_before_its_first_look_a_node_believes_no_cache(world):
@@ -436,7 +436,7 @@ async def test_on_a_connection_that_mixes_answers_up_everyone_finds_their_own(
                     await finds(node, cookie)
         gave = [(wanted, found) for wanted, found in node.flow.cache.gave if isinstance(found, bytes)]
         others = sum(wanted not in found for wanted, found in gave)
-        assert bool(others) == (manners is one_behind), f"{others} of {len(gave)} were another's"
+        assert others == 0 or manners is one_behind, f"{others} of {len(gave)} were another's"
 
 
 # --- the database lost the logout ----------------------------------------------------------------------------------

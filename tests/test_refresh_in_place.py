@@ -37,7 +37,7 @@ from servers.caching_proxy import CachingProxy
 from servers.front import Front
 from servers.ports import free_port
 from servers.postgres import Postgres
-from servers.proxy import Proxy
+from servers.proxy import Proxy, Rule
 from servers.sekisho_server import RunningServer
 from test_examples import GUNICORN, running
 from test_serve import PASSWORD, an_address, claims_of, sekisho_here, wait_until
@@ -585,6 +585,21 @@ def test_while_the_issuer_is_down_nobody_is_signed_out(world, visitor):
     assert answer.status_code == 200
     assert visitor.cookies[visitor.names.refresh] != before[visitor.names.refresh]
     assert visitor.is_still_signed_in()
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_while_the_issuer_takes_its_time_others_are_served(trusting, http, _client_addresses, name):
+    """The node's event loop does not wait with the one who waits."""
+    with in_front_of(trusting, name, http) as world, ThreadPoolExecutor(1) as pool:
+        waits, other = (Visitor(world, next(_client_addresses)).signs_in() for _ in range(2))
+        waits.loses_access()
+        world.way.plan(Rule(hold=True))
+        waiting = pool.submit(waits.get, world.cut_off)
+        (held,) = world.way.wait_for_held(1)
+        assert other.get(world.cut_off).status_code == 200
+        assert not waiting.done()
+        held.release()
+        assert waiting.result(20).status_code == 200
 
 
 def test_a_refused_token_goes_on_to_the_guard(world, visitor):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import os
 import socket
 import threading
 import time
@@ -27,7 +28,6 @@ KEPT_S = W / 4
 ISSUER, AUDIENCE = "https://auth.example.com", "shop"
 ACCESS, REFRESH = "__Host-sekisho_access", "__Host-sekisho_refresh"
 KEYS, OTHER_KEYS = KeySet.generate("EdDSA", now=NOW), KeySet.generate("EdDSA", now=NOW)
-OWN_PAGE, OTHER_SITE = [("sec-fetch-site", "same-origin")], [("sec-fetch-site", "cross-site")]
 
 
 def token_of(key_set=KEYS, **changed):
@@ -172,6 +172,28 @@ def test_two_cookies_of_one_name_are_the_guards_to_refuse(renewals):
         assert renewals.needed("GET", lines, peer="") is None
     twice = header_of(cookies(access=EXPIRED, more=[(REFRESH, "R"), (ACCESS, EXPIRED)]))
     assert renewals.needed("GET", twice, peer="").refresh_token == "R"  # the same value: which counts is plain
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "ANYTHING"])
+@pytest.mark.parametrize(
+    ("headers", "is_own"),
+    [
+        ([("sec-fetch-site", "same-origin")], True),
+        ([("sec-fetch-site", "none")], True),
+        ([("sec-fetch-site", "same-site")], False),
+        ([("sec-fetch-site", "cross-site")], False),
+        ([("sec-fetch-site", "cross-site"), ("origin", ISSUER)], False),
+        ([("origin", ISSUER)], True),
+        ([("origin", "https://evil.example")], False),
+        ([("origin", "null")], False),
+        ([("host", "auth.example.com")], False),
+        ([], False),
+    ],
+)
+def test_what_may_change_something_has_to_come_from_an_own_page(renewals, method, headers, is_own):
+    found = renewals.needed(method, header_of(cookies(access=EXPIRED), *headers), peer="")
+    assert (found is not None) == is_own
+    assert renewals.needed("GET", header_of(cookies(access=EXPIRED), *headers), peer="") is not None
 
 
 class Lost(Verifier):
@@ -848,6 +870,18 @@ def test_addresses_over_which_no_token_goes(url):
 def test_plain_http_where_it_is_asked_for():
     RefreshAtIssuer("http://auth.internal/refresh", window_s=W, allow_http=True)
     RefreshAtIssuer("https://auth.example.com/refresh", window_s=W)
+
+
+def test_a_fork_shares_no_connection_with_its_parent(odd, monkeypatch):
+    refresh = at(odd)
+    of_parent = refresh._of_process()
+    assert refresh._of_process() is of_parent
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as it is in the child, which has a copy of all this
+    of_child = refresh._of_process()
+    assert of_child is not of_parent
+    assert refresh(bearer_of("R")).refresh_token == "S"
+    for client in (of_parent, of_child):
+        client.close()
 
 
 def test_a_proxy_of_the_environment_is_not_asked(odd, monkeypatch):

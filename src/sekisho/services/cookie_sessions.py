@@ -25,6 +25,7 @@ from sekisho.storage.rows import MICROSECONDS, Cause, Ended, Session
 ENTRY_LIFE_S: Final = 600  # shorter than a revocation's, which must outlive every entry of its session
 OLDEST_VIEW_S: Final = 3.0  # as for verifiers: beyond it, what the cache says cannot be checked
 _TOUCH_EVERY_S: Final = 60
+_CLOCKS_DIFFER_S: Final = 60  # of nodes, in what they take for the database's time
 _COOKIE_BYTES: Final = 32
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 
@@ -67,7 +68,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="1")
     def is_good(self, cookie_hash: bytes, now_us: int) -> bool:
         """Whether it is this cookie's, not too old, and its session within its limits."""
         age_us = now_us - self.read_at_us
-        return self.cookie_hash == cookie_hash and age_us < ENTRY_LIFE_S * MICROSECONDS and now_us < self.ends_at_us
+        is_young = -_CLOCKS_DIFFER_S * MICROSECONDS < age_us < ENTRY_LIFE_S * MICROSECONDS
+        return self.cookie_hash == cookie_hash and is_young and now_us < self.ends_at_us
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -101,10 +103,10 @@ class CookieSessions:
         """Ends the session; one that has ended already is no error. Raises ``SessionRefused`` for an unknown cookie."""
         cookie_hash = hash_of(cookie)
 
-        def work(tx: Transaction) -> Sequence[Ended]:
+        def work(tx: Transaction) -> Sequence[Ended] | None:
             session = tx.sessions.by_cookie(cookie_hash)
             if session is None:
-                raise SessionRefused("no session has this cookie")
+                return None
             now_us = tx.now_us()
             return tx.sessions.end(
                 cause=Cause.LOGOUT,
@@ -113,9 +115,12 @@ class CookieSessions:
                 session_ids=[session.id],
             )
 
-        self.sessions.tell(await self.storage.write(work))
+        ended = await self.storage.write(work)
+        self.sessions.tell(ended or [])
         if self.cache is not None:
-            await self.cache.drop(cookie_hash)
+            await self.cache.drop(cookie_hash)  # also of a session whose row a failover has lost
+        if ended is None:
+            raise SessionRefused("no session has this cookie")
 
     async def _cached(self, cookie_hash: bytes) -> Entry | None:
         watch = self.sessions.watch
@@ -126,7 +131,7 @@ class CookieSessions:
             return None
         try:
             entry = _DECODER.decode(found)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return entry if entry.is_good(cookie_hash, watch.now_us()) else None
 
@@ -135,10 +140,10 @@ class CookieSessions:
         return await self._from_row(cookie_hash, session, now_us)
 
     async def _from_row(self, cookie_hash: bytes, session: Session | None, now_us: int) -> Entry:
-        if session is None:
-            raise SessionRefused("no session has this cookie")
-        if session.user_disabled or session.is_over(now_us):
-            raise SessionRefused("the session is over")
+        if session is None or session.user_disabled or session.is_over(now_us):
+            if self.cache is not None:
+                await self.cache.drop(cookie_hash)
+            raise SessionRefused("no session has this cookie" if session is None else "the session is over")
         entry = Entry(
             cookie_hash=cookie_hash,
             session_id=session.id,
@@ -157,7 +162,8 @@ class CookieSessions:
         """Slides the idle limit; one write a minute however many requests there are, and less where that is long."""
         idle_s = self.sessions.limits.idle_s
         every_us = min(_TOUCH_EVERY_S, max(1, idle_s // 4)) * MICROSECONDS
-        if 0 <= self.sessions.watch.now_us() - entry.used_at_us < every_us or entry.session_id in self._being_touched:
+        is_fresh = abs(self.sessions.watch.now_us() - entry.used_at_us) < every_us
+        if is_fresh or entry.session_id in self._being_touched:
             return entry
         touch = partial(_touch, entry.session_id, every_us, idle_s * MICROSECONDS, caller())
         self._being_touched.add(entry.session_id)

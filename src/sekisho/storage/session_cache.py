@@ -1,16 +1,19 @@
 """``ports.SessionCache`` on Redis: look-ups that wait for one another's round trip travel together."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from sekisho.storage.redis import REDIS_FAILURES, redis_pool
 
 _T = TypeVar("_T")
 _TIMEOUT_S: Final = 0.1  # for each command; the database answers sooner than that
+_WRITES_AT_ONCE: Final = 16
 _AGAIN_S: Final = 1.0  # while Redis is down it is tried once in a second; other look-ups are not held up
 
 
@@ -29,6 +32,7 @@ class RedisSessionCache:
         self._wanted: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._off_until = float("-inf")
+        self._writing = asyncio.Semaphore(_WRITES_AT_ONCE)
 
     async def get(self, cookie_hash: bytes) -> bytes | None:
         """What was put, or None. Requests that are cancelled leave the look-up to the others that wait for it."""
@@ -41,14 +45,12 @@ class RedisSessionCache:
         return await found
 
     async def put(self, cookie_hash: bytes, entry: bytes, *, life_s: int) -> None:
-        """Keeps it for ``life_s`` seconds."""
-        if not self._is_off():
-            await self._attempt(self._redis.set(self._key(cookie_hash), entry, ex=life_s))
+        """Keeps it for ``life_s`` seconds, unless Redis refuses: it may be full, or a replica."""
+        await self._write(lambda: self._redis.set(self._key(cookie_hash), entry, ex=life_s))
 
     async def drop(self, cookie_hash: bytes) -> None:
         """Forgets it."""
-        if not self._is_off():
-            await self._attempt(self._redis.delete(self._key(cookie_hash)))
+        await self._write(lambda: self._redis.delete(self._key(cookie_hash)))
 
     async def close(self) -> None:
         """Gives back the connections."""
@@ -58,15 +60,27 @@ class RedisSessionCache:
         # One MGET at a time: what comes in meanwhile is the next one's, so that under load a round trip serves many.
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
-            entries: Sequence[Any] | None = None
+            entries: Sequence[bytes | None] = [None] * len(wanted)
             try:
-                entries = await self._attempt(self._redis.mget([self._key(one) for one in wanted]))
+                if not self._is_off():  # it may be since these were asked for
+                    entries = await self._attempt(self._mget([*wanted])) or entries
             finally:  # whatever happens, nobody may wait for ever
-                for number, futures in enumerate(wanted.values()):
-                    entry = None if entries is None else entries[number]
+                for entry, futures in zip(entries, wanted.values(), strict=True):
                     for future in futures:
                         if not future.done():  # it is, if its request was cancelled
                             future.set_result(entry)
+
+    async def _mget(self, cookie_hashes: Sequence[bytes]) -> Sequence[bytes | None]:
+        answer: Any = await self._redis.mget([self._key(one) for one in cookie_hashes])
+        if not isinstance(answer, list) or len(answer) != len(cookie_hashes):
+            await self._pool.disconnect()  # it is the answer to something else, and so would be all that follow
+            raise RedisError("an answer of the wrong kind")
+        return [entry if isinstance(entry, bytes) else None for entry in answer]
+
+    async def _write(self, command: Callable[[], Awaitable[Any]]) -> None:
+        async with self._writing:  # redis-py counts more commands than connections as a failure
+            if not self._is_off():
+                await self._attempt(_unless_refused(command()))
 
     async def _attempt(self, command: Awaitable[_T]) -> _T | None:
         try:
@@ -89,3 +103,8 @@ class RedisSessionCache:
 
     def _key(self, cookie_hash: bytes) -> bytes:
         return self._prefix + cookie_hash.hex().encode("ascii")
+
+
+async def _unless_refused(command: Awaitable[Any]) -> None:
+    with contextlib.suppress(ResponseError):
+        await command

@@ -42,8 +42,9 @@ _TOUCH: Final = (
     .where(
         sessions.c.id == bindparam("session_id"),
         _live,
-        # A time in the future, from a clock that stepped back, counts as now.
-        ~sessions.c.handed_out_at_us.between(bindparam("since_us"), bindparam("now_us")),
+        # Far in the future it is from a clock that stepped back. A little in the future it is another node's, which has
+        # just written and read its time later than we did.
+        ~sessions.c.handed_out_at_us.between(bindparam("since_us"), bindparam("until_us")),
         sessions.c.idle_ends_at_us > bindparam("now_us"),
         sessions.c.ends_at_us > bindparam("now_us"),
     )
@@ -101,6 +102,7 @@ class SqlSessions:
             "session_id": session_id,
             "now_us": now_us,
             "since_us": now_us - every_us + 1,
+            "until_us": now_us + every_us - 1,
             "new_idle_ends_at_us": now_us + idle_us,
             "address": address,
             "user_agent": user_agent,

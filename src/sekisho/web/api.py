@@ -151,7 +151,7 @@ def _add_logout_routes(router: APIRouter, flows: Flows, requests: Requests, curr
         if authorization:  # it counts first; a bad one is not passed over
             await flows.logout.by_access_token(requests.verifier.verify_signed(bearer_token(authorization)))
             return shapes.logged_out()
-        if body is not None and body.refresh_token:
+        if body is not None and "refresh_token" in body.model_fields_set:
             await flows.logout.by_refresh_token(body.refresh_token)
             return shapes.logged_out()
         return await _logged_out_by_cookie(request, flows, requests)

@@ -140,8 +140,10 @@ class Sekisho:
     def csrf_token(self, request: Request, response: Response) -> str:
         """For a page's forms (field ``csrf_token``) and scripts (header ``X-CSRF-Token``), bound to the session cookie.
 
-        ``response`` is the page's: a visitor without a session gets a cookie with it.
+        ``response`` is the page's: nobody else may be served it, and a visitor without a session gets a cookie with it.
         """
+        response.headers["Cache-Control"] = "no-store"
+        response.headers.add_vary_header("Cookie, Authorization")
         return self._csrf.token(request, response)
 
     async def renew(self, bearer: Bearer) -> Renewed:

@@ -25,7 +25,7 @@ from sekisho.verify.guard import is_preflight
 from sekisho.verify.origin import is_unsafe
 from sekisho.web.address import client_address
 from sekisho.web.cookies import WebCookies
-from sekisho.web.csrf import Csrf, field_of
+from sekisho.web.csrf import Csrf
 from sekisho.web.problems import headers_of, status_of
 
 _MAX_USER_AGENT_CHARS: Final = 256
@@ -90,7 +90,10 @@ class Requests:
         if cookie is None:
             raise AuthenticationRequired
         if is_unsafe(request.method):
-            self.csrf.expect_token(request, await field_of(request) if form else None)
+            if form:
+                await self.csrf.expect_token_or_field(request)
+            else:
+                self.csrf.expect_token(request)
         entry = await self.cookie_sessions.find(cookie, partial(self.caller, request))
         return Credential(self._claims(entry), By.SESSION_COOKIE)
 
