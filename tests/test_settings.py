@@ -208,7 +208,7 @@ def test_numbers_are_digits(monkeypatch, name, value) -> None:
         ("refresh_token_ttl_s", 1, 34560000),
         ("session_max_age_s", 1, 34560000),
         ("replay_window_s", 1, 300),
-        ("keys_poll_s", 1, 300),
+        ("keys_poll_s", 1, 200),
         ("max_sessions", 1, 1000),
         ("password_min_length", 8, 64),
     ],

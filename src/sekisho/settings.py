@@ -28,7 +28,7 @@ from sekisho.spelling import AWS_REGION, AWS_ROLE_ARN, KEY_SOURCE, PATH, Network
 PREFIX: Final = "SEKISHO_"
 MAX_ACCESS_TTL_S: Final = 3600  # what verifiers accept at most (Verifier's max_lifetime_s)
 MAX_SESSION_AGE_S: Final = 400 * 86_400  # browsers keep no cookie longer than 400 days (RFC 6265bis §5.5)
-MAX_KEYS_POLL_S: Final = 300  # half of what a key is published before it signs: no node may meet one it has not seen
+MAX_KEYS_POLL_S: Final = 200  # with what a verifier takes to fetch, less than a key is published before it signs
 MAX_REPLAY_WINDOW_S: Final = 300  # in this window a thief beside the owner is not noticed: minutes at the most
 
 _SECRET: Final = {"database_url", "redis_url", "keys"}  # their values are never shown, not even wrong ones

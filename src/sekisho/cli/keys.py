@@ -98,7 +98,9 @@ def retire(
             "wait, or use --now if it leaked"
         )
     if key.state == "active" and now:
-        key_set = turned(key_set, key.purpose, _algorithm(settings, key.purpose), now=time, at_once=True).key_set
+        # Whatever SEKISHO_SIGNING_ALGORITHM says here: the key that everybody knows already is the one to sign.
+        successor = key_set.next(key.purpose) or key
+        key_set = turned(key_set, key.purpose, successor.alg, now=time, at_once=True).key_set
     if key.state != "retired":
         source.store(key_set.retired(kid, now=time).to_json(), expected=document)
     if key.purpose == "sign":

@@ -138,7 +138,8 @@ class RefreshInPlaceMiddleware:
     def _take(self, request: HttpRequest, renewal: Renewal) -> None:
         *_, header = parts_of(request)
         request.META["HTTP_COOKIE"] = self._renewals.cookie_header(header, renewal.pair)
-        vars(request).pop("COOKIES", None)  # what was read of the old ones
+        for read_before in ("COOKIES", "headers"):
+            vars(request).pop(read_before, None)
 
     def _written(self, renewal: Renewal, response: HttpResponse) -> HttpResponse:
         patch_vary_headers(response, ["Cookie"])

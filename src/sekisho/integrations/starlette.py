@@ -117,6 +117,7 @@ class RefreshInPlace:
 
         async def with_cookies(message: Message) -> None:
             if message["type"] == "http.response.start":
+                message.setdefault("headers", [])
                 self._write(renewal, MutableHeaders(scope=message))
             await send(message)
 

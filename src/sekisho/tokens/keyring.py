@@ -152,9 +152,13 @@ class KeySet:
         return cls(made)
 
     @classmethod
-    def from_json(cls, document: bytes) -> "KeySet":
-        """From what a key source stored. Raises ``KeyRefused``, naming the key by its kid and never its bytes."""
-        return cls([stored_key(_object(jwk)) for jwk in _entries(document)])
+    def from_json(cls, document: bytes, *, known: "KeySet | None" = None) -> "KeySet":
+        """From what a key source stored. ``known``: the set before it, whose keys need not be read again.
+
+        Raises ``KeyRefused``, naming the key by its kid and never its bytes.
+        """
+        by_kid = {} if known is None else {key.kid: key for key in known.keys}
+        return cls([stored_key(_object(jwk), by_kid) for jwk in _entries(document)])
 
     def to_json(self) -> bytes:
         """The JWK Set for the key source, secrets included."""

@@ -27,19 +27,23 @@ class RefreshAtIssuer:
 
     def __call__(self, bearer: Bearer) -> Renewed:
         """Raises ``RefreshRefused`` and ``TryLater``."""
-        hops = ", ".join([*bearer.forwarded_for, bearer.peer])  # as a proxy would say it
-        headers = {
-            b"User-Agent": bearer.user_agent.encode("latin-1", "replace"),
-            b"X-Forwarded-For": hops.encode("latin-1", "replace"),
-        }
-        body = {"refresh_token": bearer.refresh_token}
         until = since_boot() + self._within_s
         try:
-            with self._of_process().stream("POST", self._url, json=body, headers=headers) as answer:
-                document = read_bounded(answer, until=until)
-            return _renewed(answer, document)
+            try:
+                return self._ask(bearer, until=until)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                # Mostly a connection that the issuer closed as it was used again. The rotation forgives a repetition.
+                return self._ask(bearer, until=until)
         except (httpx2.HTTPError, OSError, ValueError) as error:  # its text may hold what was sent
             raise TryLater(1, f"{self._url}: {type(error).__name__}") from None
+
+    def _ask(self, bearer: Bearer, *, until: float) -> Renewed:
+        hops = ", ".join(filter(None, [*bearer.forwarded_for, bearer.peer]))  # as a proxy would say it
+        headers = {b"User-Agent": _sendable(bearer.user_agent), b"X-Forwarded-For": _sendable(hops)}
+        body = {"refresh_token": bearer.refresh_token}
+        with self._of_process().stream("POST", self._url, json=body, headers=headers) as answer:
+            document = read_bounded(answer, until=until)
+        return _renewed(answer, document)
 
     def _of_process(self) -> httpx2.Client:
         """One for all threads; a fork must not share its connections."""
@@ -47,6 +51,11 @@ class RefreshAtIssuer:
         if client is None or client[0] != os.getpid():
             client = self._client = os.getpid(), httpx2.Client(timeout=self._within_s / 2, mounts=NO_PROXY_FOR_HTTP)
         return client[1]
+
+
+def _sendable(text: str) -> bytes:
+    """A header's value, without what some servers let in and no client sends."""
+    return "".join(char if char.isprintable() else " " for char in text).strip().encode("latin-1", "replace")
 
 
 def _renewed(answer: httpx2.Response, document: bytes) -> Renewed:

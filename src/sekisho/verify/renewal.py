@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from sekisho.errors import CsrfRefused, RefreshRefused, SekishoError, TokenError, TryLater
+from sekisho.errors import CsrfRefused, RefreshRefused, SekishoError, TokenError, TokenRevoked, TryLater
 from sekisho.verify.cookies import Cookies, read_cookie, with_cookies
 from sekisho.verify.origin import HeaderOf, expect_own_page, is_unsafe, origin_of
 from sekisho.verify.verifier import Verifier
@@ -114,7 +114,9 @@ class Renewals:
             task = asyncio.create_task(self._run(bearer, refresh, result))
             self._under_way.add(task)  # the loop alone would let it be collected in the middle
             task.add_done_callback(self._under_way.discard)
-        pair = await asyncio.shield(asyncio.wrap_future(result))
+        awaited = asyncio.wrap_future(result)
+        awaited.add_done_callback(asyncio.Future.exception)  # a failure that nobody waits for any more is no news
+        pair = await asyncio.shield(awaited)
         return Renewal(pair=pair, write_until=began + self._kept_s)
 
     def cookie_header(self, header: HeaderOf, pair: Renewed) -> str:
@@ -127,7 +129,7 @@ class Renewals:
         ours = (self.cookies.access, self.cookies.refresh)
         # The application's own login or logout in this very response is newer.
         is_free = not any(value.partition("=")[0].strip() in ours for value in set_already)
-        return is_free and self._monotonic() <= renewal.write_until
+        return is_free and self._monotonic() <= renewal.write_until and not self._has_ended(renewal.pair)
 
     def set_cookies(self, pair: Renewed) -> list[str]:
         """The values of the Set-Cookie headers."""
@@ -135,6 +137,16 @@ class Renewals:
             self.cookies.set(self.cookies.access, pair.access_token, max_age_s=pair.expires_in),
             self.cookies.set(self.cookies.refresh, pair.refresh_token, max_age_s=pair.refresh_expires_in),
         ]
+
+    def _has_ended(self, pair: Renewed) -> bool:
+        """By a logout that came meanwhile: the browser may have another sign-in's cookies by now."""
+        try:
+            self._verifier.verify(pair.access_token)
+        except TokenRevoked:
+            return True
+        except (TokenError, TryLater):
+            pass
+        return False
 
     def _holds(self, access_token: str) -> bool:
         try:

@@ -124,7 +124,7 @@ class KeyWatch:
             if document is None:
                 raise KeyRefused("the key set is gone")  # noqa: TRY301 - handled as any other refusal
             if document != self._document:
-                key_set = KeySet.from_json(document)
+                key_set = KeySet.from_json(document, known=self._key_set)
                 self._take(document, key_set)
                 active = ", ".join(key.kid for key in key_set.keys if key.state == "active")
                 self._events.record(Event.KEYS_CHANGED, active=active)
