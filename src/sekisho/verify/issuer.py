@@ -12,6 +12,7 @@ from sekisho.verify.renewal import Bearer, Renewed
 from sekisho.wire import since_boot
 
 _MAX_BYTES: Final = 64 * 1024
+_NEVER_SENT: Final = dict.fromkeys(map(ord, "\0\r\n\v\f"), " ")
 # Plain http is for this machine, or a network that is trusted. A proxy of the environment is neither.
 NO_PROXY_FOR_HTTP: Final = {"http://": None}
 
@@ -54,8 +55,8 @@ class RefreshAtIssuer:
 
 
 def _sendable(text: str) -> bytes:
-    """A header's value, without what some servers let in and no client sends."""
-    return "".join(char if char.isprintable() else " " for char in text).strip().encode("latin-1", "replace")
+    """A header's value, without what some servers let in and no client can send (RFC 9110 §5.5)."""
+    return text.translate(_NEVER_SENT).strip().encode("latin-1", "replace")
 
 
 def _renewed(answer: httpx2.Response, document: bytes) -> Renewed:
