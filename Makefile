@@ -23,8 +23,9 @@ serve: $(SERVER) ## Run the server (PORT=, SEKISHO_…)
 
 setup: $(DEV) provision ## Install everything that the other targets need; start nothing
 
+# Three at a time on two cores: the tests spend a fifth of their time waiting for servers.
 test: $(DEV) provision ## Run the tests (T=tests/test_x.py for a part)
-	@$(BIN)/pytest -n 2 -m "not long" $(T)
+	@$(BIN)/pytest -n 3 -m "not long" $(T)
 
 test-long: $(LONG) provision ## Run the tests that take minutes (T= for a part)
 	@$(BIN)/pytest -n 2 -m long $(T)

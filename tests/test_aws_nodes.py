@@ -239,7 +239,14 @@ FAULTS: dict[str, tuple[Fault | str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("fault", "outcome"), FAULTS.values(), ids=FAULTS.keys())
+# One of each kind; the others are as a first start and tests/test_aws_keys.py meet them, and run in `make test-long`.
+OFTEN = {"throttling", "500", "stall", "cut", "no permission", "gone", "empty", "malformed", "short keys"}
+UNDER_LOAD = [
+    pytest.param(*met, id=name, marks=() if name in OFTEN else pytest.mark.long) for name, met in FAULTS.items()
+]
+
+
+@pytest.mark.parametrize(("fault", "outcome"), UNDER_LOAD)
 def test_whatever_aws_does_no_request_fails_and_the_alarm_rises_and_falls(
     node, load, module_aws, fault, outcome
 ) -> None:

@@ -288,6 +288,7 @@ def test_a_set_whose_keys_do_not_work_is_never_promoted(secret, monkeypatch) -> 
     assert len(proofs) == 2
 
 
+@pytest.mark.long
 def test_aws_in_trouble_ends_no_rotation(secret, aws) -> None:
     token = secret.begin()
     secret.step("createSecret", token)

@@ -299,7 +299,7 @@ def test_sessions_are_listed_shown_and_ended(server, client, client_address):
     rows = as_json(server, "sessions", "list", person.email)
     assert {row["id"] for row in rows} == {person.session_id, other.session_id}
     assert {row["address"] for row in rows} == {client_address}
-    assert rows[0].keys() == {"id", "created_at", "last_used_at", "address", "user_agent"}
+    assert rows[0].keys() == {"id", "kind", "created_at", "last_used_at", "address", "user_agent"}
     assert person.session_id in done(server, "sessions", "list", person.email.upper())
 
     story = as_json(server, "sessions", "show", person.session_id)

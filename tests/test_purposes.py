@@ -397,8 +397,9 @@ _worlds: dict[str, World] = {}
 
 
 @pytest.fixture
-def world(server: RunningServer, client_address: str) -> World:
-    """One for all tests of a server."""
+def world(_sqlite_server: RunningServer, client_address: str) -> World:
+    """One for all tests. What a door opens for is decided before and behind the database, whichever it is."""
+    server = _sqlite_server
     if server.base_url not in _worlds:
         _worlds[server.base_url] = World(server, client_address)
     return _worlds[server.base_url]

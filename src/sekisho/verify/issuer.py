@@ -1,6 +1,7 @@
 """How the issuer is reached: which addresses, by which way, how much of an answer is read; and a refresh there."""
 
 import os
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
@@ -43,7 +44,7 @@ class RefreshAtIssuer:
         headers = {b"User-Agent": _sendable(bearer.user_agent), b"X-Forwarded-For": _sendable(hops)}
         body = {"refresh_token": bearer.refresh_token}
         with self._of_process().stream("POST", self._url, json=body, headers=headers) as answer:
-            document = read_bounded(answer, until=until)
+            document = read_bounded(answer, in_time=lambda: since_boot() <= until)
         return _renewed(answer, document)
 
     def _of_process(self) -> httpx2.Client:
@@ -68,12 +69,12 @@ def _renewed(answer: httpx2.Response, document: bytes) -> Renewed:
     raise TryLater(int(retry_after) if retry_after.isdecimal() else 1, f"the issuer answered {answer.status_code}")
 
 
-def read_bounded(answer: httpx2.Response, *, until: float) -> bytes:
-    """The body, if it is at most 64 KiB and there before ``until``, by ``since_boot``. Raises ``ValueError``."""
+def read_bounded(answer: httpx2.Response, *, in_time: Callable[[], bool]) -> bytes:
+    """The body, if it is at most 64 KiB and there ``in_time``. Raises ``ValueError``."""
     body = b""
     for piece in answer.iter_bytes():
         body += piece
-        if len(body) > _MAX_BYTES or since_boot() > until:
+        if len(body) > _MAX_BYTES or not in_time():
             raise ValueError("the answer takes too long")
     return body
 

@@ -148,7 +148,7 @@ class Remote:
         with client.stream("POST", url, data={"token": token}, headers=headers) as answer:
             if answer.status_code != 200:
                 raise ValueError(f"the answer was {answer.status_code}")
-            body = read_bounded(answer, until=until)
+            body = read_bounded(answer, in_time=lambda: since_boot() <= until)
         return msgspec.json.decode(body, type=_Introspection).active
 
     def _call_in_loop(self, call: Callable[[], object]) -> None:
