@@ -47,7 +47,8 @@ def look_up() -> FastAPI:
 
 def look_up_as_sekisho() -> FastAPI:
     """With the settings that Sekisho gives its client."""
-    return _looking_up(redis.asyncio.Redis(connection_pool=redis_pool(given.REDIS_URL, timeout_s=_TIMEOUT_S)))
+    pool = redis_pool(given.REDIS_URL, timeout_s=_TIMEOUT_S, answer_timeout_s=None)
+    return _looking_up(redis.asyncio.Redis(connection_pool=pool))
 
 
 def look_up_without_timeouts() -> FastAPI:
